@@ -1,0 +1,9 @@
+"""Reasoning with functional tokens: policies, searchers, verifiers and learners that compose.
+
+The public names are listed in ``__init__.pyi`` and imported when they are first used, so that
+``import rftt`` is quick.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""How trees become a better policy."""

@@ -1,0 +1,170 @@
+"""Train nano from scratch: ``python -m rftt.nano.train --output DIR``.
+
+About half an hour on two cores. A killed run started again with the same arguments resumes from
+its last checkpoint. The shipped checkpoint was made with the default arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+import lightning
+import torch
+from attrs import frozen
+from jaxtyping import Int64
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rftt.nano.teacher import training_expression, write_trace
+from rftt.nano.tokenizer import build_tokenizer
+from rftt.tokens.grammar import Grammar
+
+IGNORED = -100
+"""The label that transformers' loss leaves out."""
+
+Batch = dict[str, Int64[Tensor, "rows tokens"]]
+
+
+@frozen
+class TraceBatches(Dataset[Batch]):
+    """Batch ``i`` of traces, a function of (seed, i): the same whenever and wherever it is drawn.
+
+    Traces are drawn in pools of ``batches_per_pool`` batches and sorted by length inside a pool,
+    which keeps padding low.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    grammar: Grammar
+    batches: int
+    rows: int
+    seed: int
+    batches_per_pool: int = 16
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> Batch:
+        pool, place = divmod(index, self.batches_per_pool)
+        return _pool(self, pool)[place]
+
+
+@lru_cache(maxsize=1)
+def _pool(data: TraceBatches, number: int) -> list[Batch]:
+    rng = Random(f"nano/{data.seed}/{number}")
+    traces = []
+    for _ in range(data.batches_per_pool * data.rows):
+        ids: list[int] = []
+        labels: list[int] = []
+        for piece in write_trace(training_expression(rng), rng, data.grammar):
+            new = data.tokenizer.encode(piece.text, add_special_tokens=False)
+            ids += new
+            labels += new if piece.is_target else [IGNORED] * len(new)
+        traces.append((ids, labels))
+    traces.sort(key=lambda trace: len(trace[0]))
+    batches = []
+    for start in range(0, len(traces), data.rows):
+        chosen = traces[start : start + data.rows]
+        width = len(chosen[-1][0])
+        pad = data.tokenizer.pad_token_id
+        batches.append(
+            {
+                "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in chosen]),
+                "labels": torch.tensor([la + [IGNORED] * (width - len(la)) for _, la in chosen]),
+            }
+        )
+    rng.shuffle(batches)
+    return batches
+
+
+class NanoTraining(lightning.LightningModule):
+    """Next-token training with AdamW and a cosine schedule after a linear warm-up."""
+
+    def __init__(self, model: LlamaForCausalLM, learning_rate: float, steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.learning_rate = learning_rate
+        self.steps = steps
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss: Tensor = self.model(**batch).loss
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
+        warm = 100
+
+        def scale(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def nano_config(vocabulary: int) -> LlamaConfig:
+    """The shape of nano: a Llama of four layers, about 1.3 million parameters."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=160,
+        num_hidden_layers=4,
+        intermediate_size=448,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=64, help="traces in a batch")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    lightning.seed_everything(arguments.seed)
+    grammar = Grammar.default()
+    tokenizer = build_tokenizer(grammar)
+    model = LlamaForCausalLM(nano_config(len(tokenizer)))
+    progress = arguments.output / "training"
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=arguments.steps,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(arguments.output, name="training", version=""),
+        callbacks=[ModelCheckpoint(progress, save_last=True, every_n_train_steps=200), RichProgressBar()],
+        log_every_n_steps=20,
+    )
+    batches = TraceBatches(tokenizer, grammar, arguments.steps, arguments.rows, arguments.seed)
+    last = progress / "last.ckpt"
+    trainer.fit(
+        NanoTraining(model, arguments.learning_rate, arguments.steps),
+        DataLoader(batches, batch_size=None, shuffle=False),
+        ckpt_path=str(last) if last.exists() else None,
+    )
+    model.save_pretrained(arguments.output)
+    tokenizer.save_pretrained(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""A problem: what is asked, and the answer it is marked against."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class Problem:
+    """``answer`` is what a verifier marks against; ``None`` where none is known.
+
+    ``id`` names the problem in files and seeds its random stream: keep it unique in a run.
+    """
+
+    id: str
+    question: str
+    answer: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("a problem needs an id that is not empty: it seeds its random stream")
+        if not self.question.strip():
+            raise ValueError(f"problem {self.id!r}: the question is empty")

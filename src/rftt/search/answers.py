@@ -1,0 +1,48 @@
+"""Choosing one answer from a tree.
+
+Answers are compared as the verifier wrote them in ``Verdict.answer``, whose text is the same for
+equal answers. None of these functions reads the problem's gold answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from rftt.search.tree import SearchTree
+
+Weight = Callable[[SearchTree, int], float]
+
+
+def answered(tree: SearchTree) -> Iterator[tuple[int, str]]:
+    """Each rollout that reached an answer: the node it ended at, and the answer."""
+    for node in tree.ends():
+        verdict = tree.verdict[node]
+        if verdict is not None and verdict.answer is not None:
+            for _ in range(tree.ended[node]):
+                yield node, verdict.answer
+
+
+def majority(tree: SearchTree) -> str | None:
+    """The answer that most rollouts reached (the first found of equals), ``None`` if none did."""
+    return weighted(tree, lambda _tree, _node: 1.0)
+
+
+def weighted(tree: SearchTree, weight: Weight) -> str | None:
+    """The answer with the largest sum of weights, ``None`` if no rollout reached an answer."""
+    votes: dict[str, float] = {}
+    for node, answer in answered(tree):
+        votes[answer] = votes.get(answer, 0.0) + weight(tree, node)
+    return max(votes, key=lambda answer: votes[answer], default=None)
+
+
+def best(tree: SearchTree, weight: Weight | None = None) -> str | None:
+    """The answer of the rollout with the largest weight; by default the verifier's score, where an
+    abstention ranks below every score."""
+    rank = weight or _score
+    return max(answered(tree), key=lambda end: rank(tree, end[0]), default=(0, None))[1]
+
+
+def _score(tree: SearchTree, node: int) -> float:
+    verdict = tree.verdict[node]
+    return -math.inf if verdict is None or verdict.score is None else verdict.score

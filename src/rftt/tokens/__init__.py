@@ -1,0 +1,1 @@
+"""Functions, the grammar over them, and the tokens that stand for them."""

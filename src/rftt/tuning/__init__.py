@@ -1,0 +1,1 @@
+"""Warm-up data and the Lightning module that composes policy, searcher, verifier and learner."""
