@@ -7,9 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
-def returns(
-    rewards: Float[Tensor, "rows tokens"], gamma: float = 1.0
-) -> Float[Tensor, "rows tokens"]:
+def returns(rewards: Float[Tensor, "rows tokens"], gamma: float = 1.0) -> Float[Tensor, "rows tokens"]:
     """Discounted sums of what is still to come: ``G_t = r_t + gamma * G_{t+1}``.
 
     Rewards at padding and at tokens that were not chosen count as they are (give 0), and the sum

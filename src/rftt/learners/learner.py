@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rftt.learners.experience import Experience
 from rftt.search.tree import SearchTree
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @frozen(eq=False)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rftt.learners.experience import Experience
 from rftt.tokens.automaton import END, TokenAutomaton
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def token_log_probs(

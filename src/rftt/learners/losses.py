@@ -38,9 +38,7 @@ def clipped_policy_loss(
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def token_mean(
-    values: Tokens, mask: Bool[Tensor, "rows tokens"], count: float
-) -> Float[Tensor, ""]:
+def token_mean(values: Tokens, mask: Bool[Tensor, "rows tokens"], count: int) -> Float[Tensor, ""]:
     """Sum over masked places divided by ``count``, the number of masked places in the whole batch.
 
     Given the whole batch's count, the parts of a batch add up to it, however it is split.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from attrs import field, frozen, validators
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rftt.interfaces import State, Verdict
 from rftt.learners.credit import mean_over_shared, returns, whiten
@@ -19,9 +19,6 @@ from rftt.learners.log_probs import automaton_states, token_log_probs
 from rftt.learners.losses import clipped_policy_loss, k1, k2, k3, token_mean
 from rftt.policies.functional import FunctionalPolicy
 from rftt.search.tree import SearchTree
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def step_rewards(verdict: Verdict, steps: int, outcome_weight: float) -> list[float]:
@@ -181,7 +178,7 @@ class ReinforcePlusPlus(Learner):
         return result
 
 
-def _padded(rows: Sequence[Sequence[float]], width: int, fill: float) -> Tensor:
+def _padded(rows: Sequence[Sequence[int | float]], width: int, fill: int | float) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
+from transformers import PreTrainedModel
 
 from rftt.interfaces import State
 from rftt.learners.experience import Experience, Row, experience_from_rows
@@ -14,9 +15,6 @@ from rftt.learners.log_probs import token_log_probs
 from rftt.learners.losses import token_mean
 from rftt.policies.functional import FunctionalPolicy
 from rftt.search.tree import SearchTree
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @frozen(eq=False)

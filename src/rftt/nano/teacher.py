@@ -42,9 +42,18 @@ class Piece:
     is_target: bool
 
 
-def prompt(function: str, grammar: Grammar) -> str:
-    """The text that asks for a step: a new line, the function's description, a colon."""
-    return f"\n{grammar.functions[function].description}:"
+def prompt(function: str, grammar: Grammar, wording: Random | None = None) -> str:
+    """The text that asks for a step: a new line, the function's description, a colon.
+
+    With ``wording``, a random shortening: the first word of the description, which is different for
+    each function, and some of what follows it.
+    """
+    first, *rest = grammar.functions[function].description.split(" ")
+    if wording is None:
+        return "\n" + " ".join([first, *rest]) + ":"
+    keep = wording.choice((0.0, 0.0, 0.5, 1.0))
+    words = [first, *(word for word in rest if wording.random() < keep)]
+    return "\n" + " ".join(words) + (":" if wording.random() < 0.6 else "")
 
 
 def _places(number: int) -> list[int]:
@@ -116,23 +125,22 @@ def _misread(value: int, rng: Random) -> int:
 def _replace_first(expression: Operation, value: int) -> Expression:
     """The expression with ``value`` in the place of its first operation, right or wrong."""
     if isinstance(expression.left, Operation):
-        return Operation(
-            expression.operator, _replace_first(expression.left, value), expression.right
-        )
+        return Operation(expression.operator, _replace_first(expression.left, value), expression.right)
     if isinstance(expression.right, Operation):
-        return Operation(
-            expression.operator, expression.left, _replace_first(expression.right, value)
-        )
+        return Operation(expression.operator, expression.left, _replace_first(expression.right, value))
     return value
 
 
-def write_trace(expression: Operation, rng: Random, grammar: Grammar) -> list[Piece]:
-    """One way through a problem, by functions drawn at random from those that may follow."""
+def write_trace(
+    expression: Operation, rng: Random, grammar: Grammar, *, reword: bool = False
+) -> list[Piece]:
+    """One way through a problem, by functions drawn at random from those that may follow; with
+    ``reword``, prompts come in many wordings."""
     pieces = [Piece(render(expression), False)]
     full = False
 
     def write(function: str, body: str, *, is_target: bool = True) -> None:
-        pieces.append(Piece(prompt(function, grammar), False))
+        pieces.append(Piece(prompt(function, grammar, rng if reword else None), False))
         pieces.append(Piece(body, is_target))
 
     def value_of(start: Expression) -> int:

@@ -45,6 +45,7 @@ class TraceBatches(Dataset[Batch]):
     batches: int
     rows: int
     seed: int
+    reword: bool
     batches_per_pool: int = 16
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ def _pool(data: TraceBatches, number: int) -> list[Batch]:
     for _ in range(data.batches_per_pool * data.rows):
         ids: list[int] = []
         labels: list[int] = []
-        for piece in write_trace(training_expression(rng), rng, data.grammar):
+        for piece in write_trace(training_expression(rng), rng, data.grammar, reword=data.reword):
             new = data.tokenizer.encode(piece.text, add_special_tokens=False)
             ids += new
             labels += new if piece.is_target else [IGNORED] * len(new)
@@ -135,9 +136,9 @@ def nano_config(vocabulary: int) -> LlamaConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4000, help="updates on prompts as they are")
+    parser.add_argument("--reword-steps", type=int, default=1200, help="then, on prompts in many wordings")
     parser.add_argument("--rows", type=int, default=64, help="traces in a batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -145,23 +146,33 @@ def main() -> None:
     grammar = Grammar.default()
     tokenizer = build_tokenizer(grammar)
     model = LlamaForCausalLM(nano_config(len(tokenizer)))
-    progress = arguments.output / "training"
-    trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=1,
-        max_steps=arguments.steps,
-        gradient_clip_val=1.0,
-        logger=CSVLogger(arguments.output, name="training", version=""),
-        callbacks=[ModelCheckpoint(progress, save_last=True, every_n_train_steps=200), RichProgressBar()],
-        log_every_n_steps=20,
-    )
-    batches = TraceBatches(tokenizer, grammar, arguments.steps, arguments.rows, arguments.seed)
-    last = progress / "last.ckpt"
-    trainer.fit(
-        NanoTraining(model, arguments.learning_rate, arguments.steps),
-        DataLoader(batches, batch_size=None, shuffle=False),
-        ckpt_path=str(last) if last.exists() else None,
-    )
+    # First what the functions are; then, because functional tokens will be a shorter way to ask for
+    # them, to follow prompts that are not worded or placed as they were.
+    for phase, steps, learning_rate, reword in (
+        ("training", arguments.steps, 2e-3, False),
+        ("rewording", arguments.reword_steps, 1e-3, True),
+    ):
+        seed = arguments.seed + 1000 * reword
+        batches = TraceBatches(tokenizer, grammar, steps, arguments.rows, seed, reword)
+        folder = arguments.output / phase
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_steps=steps,
+            gradient_clip_val=1.0,
+            logger=CSVLogger(arguments.output, name=phase, version=""),
+            callbacks=[
+                ModelCheckpoint(folder, save_last=True, every_n_train_steps=200),
+                RichProgressBar(),
+            ],
+            log_every_n_steps=20,
+        )
+        last = folder / "last.ckpt"
+        trainer.fit(
+            NanoTraining(model, learning_rate, steps),
+            DataLoader(batches, batch_size=None, shuffle=False),
+            ckpt_path=str(last) if last.exists() else None,
+        )
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
 

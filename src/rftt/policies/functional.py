@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import Extension, Policy, Segment, State
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.problems.problem import Problem
 from rftt.tokens.automaton import TokenAutomaton, grammar_automaton, stopping_at
 from rftt.tokens.functional import FunctionalTokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class FunctionalPolicy(Policy):
@@ -51,7 +49,9 @@ class FunctionalPolicy(Policy):
 
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
         between = [self.automaton.between[state.last] for state in states]
-        log_probs = self.sampler.next_log_probs([self.context(s) for s in states], between, self.automaton)
+        log_probs = self.sampler.next_log_probs(
+            [self.context(s) for s in states], between, self.automaton
+        )
         return [
             {name: float(row[self.tokens.openers[name]]) for name in self.grammar.legal(state.last)}
             for state, row in zip(states, log_probs, strict=True)

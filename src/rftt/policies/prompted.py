@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING
 
 from attrs import frozen
+from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import Extension, Policy, Segment, State
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.problems.problem import Problem
 from rftt.tokens.automaton import stop_automaton
 from rftt.tokens.grammar import Grammar
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BOXED = "\\boxed{"
 
@@ -74,7 +71,9 @@ class PromptedPolicy(Policy):
             raise ValueError(f"functions: {sorted(unknown)} are not in the grammar")
         self.question = question
         texts = {name: f"{function.description}:" for name, function in grammar.functions.items()}
-        self._prompts = {name: self._encode(text) for name, text in (texts | dict(prompts or {})).items()}
+        self._prompts = {
+            name: self._encode(text) for name, text in (texts | dict(prompts or {})).items()
+        }
         vocabulary = sampler.vocabulary
         stops = [i for i in range(vocabulary) if stop in tokenizer.decode([i])]
         if not stops:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.noise import uniform
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import END, TokenAutomaton
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TransformersSampler(Sampler):
@@ -61,7 +57,9 @@ class TransformersSampler(Sampler):
         with _evaluating(self.model):
             for start in range(0, len(by_length), self.batch_size):
                 chosen = by_length[start : start + self.batch_size]
-                samples |= zip(chosen, self._batch([requests[i] for i in chosen], automaton), strict=True)
+                samples |= zip(
+                    chosen, self._batch([requests[i] for i in chosen], automaton), strict=True
+                )
         return [samples[i] for i in range(len(requests))]
 
     @torch.no_grad()

@@ -186,7 +186,9 @@ def _settle(
             ends[request.tree].append(node)
     for i, expansions in asked.items():
         tree = trees[i]
-        verdicts = verifier.judge(tree.problem, [tree.solution(node) for node in ends[i]]) if ends[i] else []
+        verdicts = (
+            verifier.judge(tree.problem, [tree.solution(node) for node in ends[i]]) if ends[i] else []
+        )
         for node, verdict in zip(ends[i], verdicts, strict=True):
             tree.verdict[node] = verdict
         growths = [

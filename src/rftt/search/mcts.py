@@ -56,20 +56,22 @@ class MCTS(Searcher):
         # Simulations under way in this round, by node and, for the new child, by edge.
         passing: Counter[int] = Counter()
         growing: Counter[tuple[int, str | None]] = Counter()
-        wishes = []
-        for _ in range(self.parallel):
-            node = 0
-            while True:
-                passing[node] += 1
-                room, function = self._room(tree, node, growing)
-                if room:
-                    growing[node, function] += 1
-                    wishes.append(Expansion(node, function=function))
-                    break
-                child = self._best_child(tree, node, passing)
+        wishes: list[Expansion] = []
+        while len(wishes) < self.parallel and not tree.closed[0]:
+            path = [0]
+            while not (room := self._room(tree, path[-1], growing))[0]:
+                child = self._best_child(tree, path[-1], passing)
                 if child is None:
-                    return wishes
-                node = child
+                    break
+                path.append(child)
+            node = path[-1]
+            if room[0]:
+                passing.update(path)
+                growing[node, room[1]] += 1
+                wishes.append(Expansion(node, function=room[1]))
+            elif not self._close_finished(tree, node):
+                # All the room there is, is taken by simulations of this round.
+                break
         return wishes
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
@@ -113,10 +115,14 @@ class MCTS(Searcher):
 
         return max((c for c in tree.children[node] if not tree.closed[c]), key=score, default=None)
 
-    def _close_finished(self, tree: SearchTree, node: int) -> None:
-        """Close a node below which nothing is left, and then its ancestors likewise."""
+    def _close_finished(self, tree: SearchTree, node: int) -> bool:
+        """Close a node below which nothing is left, and then its ancestors likewise; whether any was
+        closed."""
+        found = False
         while node >= 0 and not self._room(tree, node, Counter())[0]:
             if not all(tree.closed[child] for child in tree.children[node]):
-                return
+                break
+            found = found or not tree.closed[node]
             tree.close(node)
             node = tree.parent[node]
+        return found

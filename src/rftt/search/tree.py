@@ -61,14 +61,18 @@ class SearchTree:
         """
         above = self.segment[parent]
         if self.is_terminal(parent):
-            raise ValueError(f"tree {self.problem.id!r}: node {parent} ended its solution; it has no children")
+            raise ValueError(
+                f"tree {self.problem.id!r}: node {parent} ended its solution; it has no children"
+            )
         legal = self.grammar.legal(above.function if above else None)
         if segment.function not in legal:
             raise ValueError(
                 f"tree {self.problem.id!r}: {segment.function!r} may not follow node {parent}; legal: {legal}"
             )
         if self.depth[parent] >= self.max_depth:
-            raise ValueError(f"tree {self.problem.id!r}: node {parent} is at the depth limit {self.max_depth}")
+            raise ValueError(
+                f"tree {self.problem.id!r}: node {parent} is at the depth limit {self.max_depth}"
+            )
         node = len(self.parent)
         self.parent.append(parent)
         self.depth.append(self.depth[parent] + 1)

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.tokens.functional import FunctionalTokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @torch.no_grad()
 def add_rows(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: FunctionalTokens
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: FunctionalTokens,
+    *,
+    separator: str = "\n",
 ) -> None:
     """Give the model rows for the functional tokens, in place, input and output alike.
 
     An opener starts as the mean of the rows of its description's words, so that at first it means
-    what the words mean. A closer starts as the mean of all rows, moved a little towards its
-    description, so that closers differ. The matrix never shrinks: models often have more rows
-    than their tokenizer has ids.
+    what the words mean. A closer starts as what ends a step in plain text, ``separator``, moved a
+    little towards its description, so that closers differ. The matrix never shrinks: models often
+    have more rows than their tokenizer has ids.
     """
-    known = min(tokens.ids)
-    inputs = model.get_input_embeddings()
-    if inputs.weight.shape[0] < len(tokenizer):
+    if model.get_input_embeddings().weight.shape[0] < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     matrices = {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
     for module in matrices.values():
         weight = module.weight
-        overall = weight[:known].mean(0)
+        end = weight[tokenizer.encode(separator, add_special_tokens=False)].mean(0)
         for function in tokens.grammar.functions.values():
-            words = tokenizer.encode(function.description, add_special_tokens=False)
+            words = tokenizer.encode(f"{function.description}:", add_special_tokens=False)
             meaning = weight[words].mean(0)
             weight[tokens.openers[function.name]] = meaning
-            weight[tokens.closers[function.name]] = 0.8 * overall + 0.2 * meaning
+            weight[tokens.closers[function.name]] = 0.9 * end + 0.1 * meaning
 
 
-def token_row_targets(
-    model: PreTrainedModel, tokens: FunctionalTokens
-) -> dict[str, list[int]]:
+def token_row_targets(model: PreTrainedModel, tokens: FunctionalTokens) -> dict[str, list[int]]:
     """PEFT's ``trainable_token_indices`` for the functional tokens: the rows of the input matrix and
     of the output matrix, whether or not the two are tied.
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from attrs import frozen
+from transformers import PreTrainedTokenizerBase
 
 from rftt.tokens.grammar import Grammar
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @frozen
@@ -93,7 +90,9 @@ class FunctionalTokens:
         ids: list[int] = []
         for position, step in enumerate(steps):
             if special.intersection(step.body):
-                raise ValueError(f"step {position} ({step.function!r}): its body holds a functional token")
+                raise ValueError(
+                    f"step {position} ({step.function!r}): its body holds a functional token"
+                )
             if not step.is_closed and position + 1 < len(steps):
                 raise ValueError(f"step {position} ({step.function!r}) is open but is not the last")
             ids.append(self.openers[step.function])
@@ -121,7 +120,9 @@ class FunctionalTokens:
                 steps.append(Step(current, tuple(body)))
                 current = None
             elif token in special:
-                raise ValueError(f"position {position}: id {token} stands inside the body of {current!r}")
+                raise ValueError(
+                    f"position {position}: id {token} stands inside the body of {current!r}"
+                )
             else:
                 body.append(token)
         if current is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
 import torch
 from attrs import frozen
+from transformers import PreTrainedModel
 
 from rftt.interfaces import Policy, Verifier
 from rftt.learners.experience import Experience
@@ -17,9 +18,6 @@ from rftt.search.budget import Budget
 from rftt.search.engine import run_search
 from rftt.search.searcher import Searcher
 from rftt.search.tree import SearchTree, summary
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @frozen(eq=False)

@@ -131,9 +131,7 @@ class WarmUp:
         steps = [self._step(tree, node) for node in tree.path(end)]
         verdict = tree.verdict[end]
         assert verdict is not None and verdict.answer is not None
-        answer = self.policy.tokenizer.encode(
-            f"\\boxed{{{verdict.answer}}}", add_special_tokens=False
-        )
+        answer = self.policy.tokenizer.encode(f"\\boxed{{{verdict.answer}}}", add_special_tokens=False)
         return (*steps, _Step(self.output, tuple(answer)))
 
     def _step(self, tree: SearchTree, node: int) -> _Step:
@@ -150,9 +148,7 @@ class WarmUp:
                 place = rng.choice(places)
                 yield _Draft(tree, "checked", steps, place, tree.state(path[place - 1]))
 
-    def _merged(
-        self, tree: SearchTree, right: Sequence[int], wrong: Sequence[int]
-    ) -> Iterator[_Draft]:
+    def _merged(self, tree: SearchTree, right: Sequence[int], wrong: Sequence[int]) -> Iterator[_Draft]:
         for end in wrong:
             wrong_node = _where_it_left(tree, end)
             if wrong_node is None:
@@ -203,7 +199,9 @@ class WarmUp:
 
 def _ends(tree: SearchTree) -> tuple[list[int], list[int]]:
     """Ends of right and of wrong rollouts; those that were not judged are neither."""
-    scored = [(node, v.score) for node in tree.ends() if (v := tree.verdict[node]) and v.score is not None]
+    scored = [
+        (node, v.score) for node in tree.ends() if (v := tree.verdict[node]) and v.score is not None
+    ]
     return [n for n, score in scored if score == 1], [n for n, score in scored if score == 0]
 
 

@@ -1,0 +1,43 @@
+"""``rftt demo``: the loop, and then its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+
+from rftt.demo.loop import Demo, DemoSettings
+from rftt.demo.report import Results, draw_curves, draw_tree, most_telling, table
+from rftt.search.storage import load_trees
+
+
+def run_demo(output: Path, seed: int) -> None:
+    """Run the loop in a folder, print the table, and as the last line the figures as JSON."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    start = time.monotonic()
+    demo = Demo(output, DemoSettings(seed=seed))
+    results = demo.run()
+    draw_curves(output / "metrics", output / "training_curve.png")
+    draw_tree(most_telling(load_trees(output / "reinforce_trees.jsonl")), output / "search_tree.png")
+    print("\n" + table(results))
+    print("\nseconds: " + ", ".join(f"{stage} {s:.0f}" for stage, s in demo.seconds.items()))
+    print(f"results are in {output}")
+    figures = as_figures(results) | {"seconds": round(time.monotonic() - start, 1)}
+    (output / "result.json").write_text(json.dumps(figures) + "\n")
+    print(json.dumps(figures))
+
+
+def as_figures(results: Results) -> dict[str, object]:
+    """Accuracies and intervals as plain numbers."""
+    some = next(iter(next(iter(results.values())).values()))
+    accuracies = {
+        name: {run: round(e.accuracy, 4) for run, e in runs.items()} for name, runs in results.items()
+    }
+    intervals = {
+        name: {run: [round(bound, 4) for bound in e.interval] for run, e in runs.items()}
+        for name, runs in results.items()
+    }
+    return accuracies | {"intervals": intervals, "problems": len(some.marks)}

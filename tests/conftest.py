@@ -1,0 +1,13 @@
+"""Tensor shapes and types are checked at run time while tests run."""
+
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["rftt.learners", "rftt.policies.noise", "rftt.policies.transformers_sampler", "rftt.tokens.automaton"],
+    "beartype.beartype",
+)
+
+# Machines differ in speed; a slow one is not a wrong one.
+settings.register_profile("rftt", deadline=None)
+settings.load_profile("rftt")

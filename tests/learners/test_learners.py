@@ -1,0 +1,207 @@
+"""Learners on real trees of a real (tiny) model: what must not change the loss, and what must."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import attrs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rftt import (
+    MCTS, BestOfN, Budget, Experience, FunctionalPolicy, Learner, Problem, ReinforcePlusPlus, SearchTree,
+    Segment, State, SupervisedLearner, Verdict, run_search,
+)  # fmt: skip
+from rftt.interfaces import Solution, Verifier
+from rftt.learners.learner import LossOutput
+from rftt.learners.reinforce import ReinforcePlusPlus as Reinforce
+from tests.models import functional_policy
+
+
+class _CountsSteps(Verifier):
+    """Scores 1 for an even number of steps; abstains on one step."""
+
+    def judge(self, problem: Problem, solutions: list[Solution]) -> list[Verdict]:  # type: ignore[override]
+        counts = [len(solution.steps) for solution in solutions]
+        return [Verdict(None if n == 1 else float(n % 2 == 0)) for n in counts]
+
+
+@cache
+def _searched() -> tuple[FunctionalPolicy, tuple[SearchTree, ...]]:
+    policy = functional_policy()
+    problems = [Problem(f"p{i}", f"{i}+3", "1") for i in range(3)]
+    trees = run_search(
+        problems, MCTS(openers="sampled", width=2), policy, _CountsSteps(),
+        budget=Budget(rollouts=6), max_tokens=60,
+    )  # fmt: skip
+    assert any(len(set(tree.parent)) > 4 for tree in trees)
+    return policy, tuple(trees)
+
+
+def _model(policy: FunctionalPolicy) -> torch.nn.Module:
+    model: torch.nn.Module = policy.sampler.model  # type: ignore[attr-defined]
+    return model
+
+
+def _learner(**settings: object) -> Reinforce:
+    policy, _ = _searched()
+    torch.manual_seed(5)
+    reference = copy.deepcopy(_model(policy))
+    for parameter in reference.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return ReinforcePlusPlus(policy, reference, **settings)  # type: ignore[arg-type]
+
+
+def _gradient(learner: Learner, parts: list[Experience]) -> tuple[float, torch.Tensor]:
+    model = _model(_searched()[0])
+    model.zero_grad()
+    total = 0.0
+    for part in parts:
+        output = learner.loss(model, part)  # type: ignore[arg-type]
+        output.loss.backward()
+        total += float(output.loss.detach())
+    return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("group_baseline", [False, True])
+def test_padding_splitting_and_order_leave_loss_and_gradient_unchanged(group_baseline: bool) -> None:
+    learner = _learner(group_baseline=group_baseline, kl=0.1)
+    batch = learner.experience(_searched()[1])
+    loss, gradient = _gradient(learner, [batch])
+    assert gradient.abs().max() > 1e-4
+    wide = attrs.evolve(
+        batch,
+        **{
+            f.name: torch.nn.functional.pad(value, (0, 7))
+            for f in attrs.fields(Experience)
+            if isinstance(value := getattr(batch, f.name), torch.Tensor)
+        },
+    )
+    shuffled = batch.take(torch.randperm(len(batch)))
+    for other in ([wide], [shuffled], list(batch.parts(100)), list(batch.parts(10_000))):
+        other_loss, other_gradient = _gradient(learner, other)
+        assert other_loss == pytest.approx(loss, abs=1e-5)
+        torch.testing.assert_close(other_gradient, gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_the_first_ratio_is_one() -> None:
+    learner = _learner(kl=0.0)
+    batch = learner.experience(_searched()[1])
+    output: LossOutput = learner.loss(_model(_searched()[0]), batch)  # type: ignore[arg-type]
+    # With ratio 1 the loss is minus the mean advantage, which whitening makes 0.
+    assert float(output.loss.detach()) == pytest.approx(0.0, abs=1e-4)
+    assert output.metrics["clipped_share"] == 0.0
+
+
+def test_each_sampled_token_of_a_tree_counts_once_and_forced_ones_never() -> None:
+    policy, trees = _searched()
+    batch = _learner().experience(trees)
+    judged = {
+        node
+        for t, tree in enumerate(trees)
+        for end in tree.ends()
+        if (v := tree.verdict[end]) is not None and v.score is not None
+        for node in [(t, n) for n in tree.path(end)]
+    }
+    sampled = sum(sum(trees[t].segment[n].chosen) for t, n in judged)  # type: ignore[union-attr]
+    assert batch.action_count == int(batch.actions.sum()) == sampled
+    assert not batch.advantages[~batch.actions].any()
+    forced = run_search(
+        [Problem("f", "1+1", "1")], MCTS(), policy, _CountsSteps(), budget=Budget(rollouts=4), max_tokens=40
+    )
+    for end in forced[0].ends():
+        forced[0].verdict[end] = Verdict(1.0)
+    flags = [s.chosen[0] for tree in forced for s in tree.segment[1:] if s is not None]
+    assert not all(flags)
+    batch = _learner().experience(forced)
+    opened = [i for i in policy.tokens.openers.values()]
+    openers = torch.isin(batch.ids, torch.tensor(opened)) & batch.actions
+    assert int(openers.sum()) <= sum(flags)
+
+
+def _tree(paths: list[tuple[list[int], float | None]], policy: FunctionalPolicy) -> SearchTree:
+    """A tree of independent one-step paths with given bodies and scores."""
+    tree = SearchTree(Problem("h", "1+1", "2"), policy.grammar)
+    for body, score in paths:
+        ids = (policy.tokens.openers["next_step"], *body)
+        n = len(ids)
+        node = tree.attach(0, Segment("next_step", "", ids, (-1.0,) * n, (True,) * n, is_final=True))
+        tree.verdict[node] = Verdict(score)
+        tree.backup(node, score)
+    return tree
+
+
+def test_advantages_by_hand() -> None:
+    policy, _ = _searched()
+    learner = ReinforcePlusPlus(policy, _model(policy), kl=0.0)  # type: ignore[arg-type]
+    batch = learner.experience([_tree([([5], 1.0), ([6, 7, 8], 0.0), ([9], None)], policy)])
+    # Two tokens of return 1 and four of return 0: mean 1/3, variance 2/9.
+    s = (2 / 9) ** 0.5
+    assert len(batch) == 2, "the rollout without a verdict is left out"
+    assert batch.advantages[batch.actions].tolist() == pytest.approx([2 / 3 / s] * 2 + [-1 / 3 / s] * 4, rel=1e-4)
+
+
+def test_groups_of_equal_reward_teach_nothing() -> None:
+    policy, _ = _searched()
+    learner = ReinforcePlusPlus(policy, _model(policy), kl=0.0, group_baseline=True)  # type: ignore[arg-type]
+    right = _tree([([5], 1.0), ([6], 1.0)], policy)
+    wrong = attrs.evolve(_tree([([5], 0.0), ([6, 7], 0.0)], policy), problem=Problem("w", "1+2", "3"))
+    assert not learner.experience([right, wrong]).advantages.any()
+
+
+def test_kl_lowers_the_reward_of_tokens_the_reference_finds_unlikely() -> None:
+    policy, _ = _searched()
+    learner = _learner(kl=0.5)
+    tree = _tree([([5, 6, 7], 1.0)], policy)
+    batch = learner.experience([tree])
+    gap = (batch.log_probs - batch.reference_log_probs)[0][batch.actions[0]].double()
+    gains = 1.0 - 0.5 * gap.flip(0).cumsum(0).flip(0)
+    expected = (gains - gains.mean()) / gains.var(unbiased=False).sqrt()
+    torch.testing.assert_close(batch.advantages[batch.actions].double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_one_path_tree_is_a_plain_sequence() -> None:
+    policy = functional_policy()
+    (tree,) = run_search(
+        [Problem("p", "1+3", "4")], BestOfN(1), policy, _CountsSteps(), budget=Budget(rollouts=1), max_tokens=30
+    )
+    tree.verdict[next(tree.ends())] = Verdict(1.0)
+    batch = _learner().experience([tree])
+    steps = [i for s in tree.segment if s is not None for i in s.ids]
+    assert batch.ids[0].tolist() == [*policy.context(State(tree.problem)), *steps]
+    assert int(batch.actions.sum()) == len(steps)
+
+
+def test_supervised_loss_is_the_mean_negative_log_likelihood() -> None:
+    policy, trees = _searched()
+    learner = SupervisedLearner(policy)
+    rows = [{"ids": [3, 4, 5, 6], "learned": [False, True, False, True]}, {"ids": [3, 9], "learned": [False, True]}]
+    batch = learner.collate(rows)
+    model = _model(policy)
+    with torch.no_grad():
+        long, short = (model(torch.tensor([r["ids"]])).logits[0].log_softmax(-1) for r in rows)
+    expected = -(long[0, 4] + long[2, 6] + short[0, 9]) / 3
+    assert float(learner.loss(model, batch).loss) == pytest.approx(float(expected), abs=1e-5)  # type: ignore[arg-type]
+    right = [end for t in trees for end in t.ends() if (v := t.verdict[end]) and v.score == 1.0]
+    assert len(learner.experience(trees)) == len(right) > 0
+
+
+def test_nothing_to_learn_is_said() -> None:
+    policy, _ = _searched()
+    unjudged = _tree([([5], None)], policy)
+    with pytest.raises(ValueError, match="no rollout in 1 trees was judged"):
+        _learner().experience([unjudged])
+    with pytest.raises(ValueError, match="no path in 1 trees"):
+        SupervisedLearner(policy).experience([unjudged])
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 400))
+def test_parts_hold_every_row_once(tokens: int) -> None:
+    batch = _learner().experience(_searched()[1])
+    parts = list(batch.parts(tokens))
+    assert sum(int(p.actions.sum()) for p in parts) == batch.action_count
+    assert all(len(p) * p.ids.shape[1] <= tokens or len(p) == 1 for p in parts)

@@ -1,0 +1,44 @@
+"""Small real models for tests: a Llama of random weights over nano's tokenizer."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from rftt import FunctionalPolicy, FunctionalTokens, Grammar, TransformersSampler, add_rows
+from rftt.nano.tokenizer import build_tokenizer
+
+
+def tiny_model(*, seed: int = 0, tied: bool = True, rows: int | None = None, sharp: float = 4.0) -> PreTrainedModel:
+    """A model of two layers; larger ``sharp`` makes its distributions less uniform."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=rows or len(tokenizer()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(sharp)
+    return model.eval()
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
+    return build_tokenizer(Grammar.default())
+
+
+def functional_policy(
+    *, seed: int = 0, tied: bool = True, temperature: float = 1.0, batch_size: int = 512
+) -> FunctionalPolicy:
+    """A policy on a tiny model that has the functional tokens."""
+    model, words = tiny_model(seed=seed, tied=tied), tokenizer()
+    tokens = FunctionalTokens.add(words, Grammar.default())
+    add_rows(model, words, tokens)
+    sampler = TransformersSampler(model, words, temperature=temperature, batch_size=batch_size)
+    return FunctionalPolicy(sampler, words, tokens)

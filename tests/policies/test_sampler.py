@@ -1,0 +1,110 @@
+"""The sampler against plain forward passes, and what a request may depend on."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftt import TransformersSampler
+from rftt.policies.noise import uniform
+from rftt.policies.sampler import SampleRequest
+from rftt.tokens.automaton import stop_automaton
+from tests.models import tiny_model, tokenizer
+
+MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _splitmix(seed: int, position: int) -> float:
+    """SplitMix64 in whole numbers of Python, from its definition."""
+    x = (seed + (position + 1) * 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    x ^= x >> 31
+    return (x >> 11) / 2**53
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5), st.integers(0, 10_000))
+def test_noise_is_splitmix64(seeds: list[int], position: int) -> None:
+    expected = [_splitmix(seed, position) for seed in seeds]
+    assert uniform(torch.tensor(seeds), position).tolist() == expected
+
+
+def test_splitmix64_reference_value() -> None:
+    # The first output of the published generator for seed 0 is 0xE220A8397B1DCDAF.
+    assert _splitmix(0, 0) == (0xE220A8397B1DCDAF >> 11) / 2**53
+
+
+def _sampler(temperature: float = 1.0, batch_size: int = 512) -> TransformersSampler:
+    return TransformersSampler(
+        tiny_model(), tokenizer(), temperature=temperature, batch_size=batch_size
+    )
+
+
+def _automaton(sampler: TransformersSampler, stops: tuple[int, ...] = (20, 21)):  # type: ignore[no-untyped-def]
+    return stop_automaton(stops, sampler.vocabulary, sampler.size)
+
+
+REQUESTS = [SampleRequest(tuple(range(3, 4 + n % 7)), seed=n, state=1, max_tokens=1 + n % 20) for n in range(24)]
+
+
+def test_log_probs_are_those_of_a_plain_forward_pass() -> None:
+    for temperature in (1.0, 0.7):
+        sampler = _sampler(temperature)
+        for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
+            ids = torch.tensor([request.prompt + sample.ids])
+            with torch.no_grad():
+                logits = sampler.model(ids).logits[0, len(request.prompt) - 1 : -1].double()
+            logits[:, sampler.vocabulary :] = -torch.inf
+            expected = (logits / temperature).log_softmax(-1)
+            drawn = expected.gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(sample.log_probs).double(), drawn, atol=1e-4, rtol=0)
+
+
+def test_samples_end_at_a_stop_or_at_their_limit() -> None:
+    sampler = _sampler()
+    for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
+        assert 1 <= len(sample.ids) <= request.max_tokens
+        assert all(token not in (20, 21) for token in sample.ids[:-1])
+        assert sample.ids[-1] in (20, 21) or len(sample.ids) == request.max_tokens
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    together = _sampler().sample(REQUESTS, _automaton(_sampler()))
+    small = _sampler(batch_size=5)
+    backwards = small.sample(REQUESTS[::-1], _automaton(small))[::-1]
+    assert [s.ids for s in together] == [s.ids for s in backwards]
+
+
+def test_greedy_takes_the_likeliest_id() -> None:
+    sampler = _sampler(temperature=0.0)
+    (sample,) = sampler.sample([SampleRequest((3, 4), 0, 1, 5)], _automaton(sampler, ()))
+    ids = [3, 4]
+    for _ in range(5):
+        with torch.no_grad():
+            logits = sampler.model(torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits[: sampler.vocabulary].argmax()))
+    assert list(sample.ids) == ids[2:]
+    assert sample.log_probs == (0.0,) * 5
+
+
+def test_frequencies_match_the_distribution_and_masked_ids_never_come() -> None:
+    sampler = TransformersSampler(tiny_model(rows=60), tokenizer())
+    automaton = stop_automaton(range(60), sampler.vocabulary, 60)
+    n = 20_000
+    samples = sampler.sample([SampleRequest((3, 4, 5), seed, 1, 1) for seed in range(n)], automaton)
+    counts = torch.bincount(torch.tensor([s.ids[0] for s in samples]), minlength=60).double()
+    expected = sampler.next_log_probs([(3, 4, 5)], [1], automaton)[0].double().exp() * n
+    assert counts[sampler.vocabulary :].sum() == 0
+    common = expected >= 5
+    statistic = float(((counts - expected)[common].square() / expected[common]).sum())
+    # The 99.9% point of chi-squared, by Wilson and Hilferty's approximation.
+    k = int(common.sum())
+    assert statistic < k * (1 - 2 / (9 * k) + 3.09 * (2 / (9 * k)) ** 0.5) ** 3
+
+
+def test_the_model_s_mode_is_left_as_it_was() -> None:
+    sampler = _sampler()
+    sampler.model.train()
+    sampler.sample(REQUESTS[:2], _automaton(sampler))
+    assert sampler.model.training

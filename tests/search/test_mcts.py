@@ -1,0 +1,110 @@
+"""UCT by hand, order of trial, and the optimum of finite problems."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftt import (
+    MCTS, Budget, Grammar, MathVerifier, Problem, Reply, SearchTree, Segment, TabularPolicy, best,
+    run_search,
+)  # fmt: skip
+from rftt.search.mcts import uct_score
+from tests.strategies import policies, problems
+
+
+@pytest.mark.parametrize(
+    ("value", "visits", "parent", "c", "expected"),
+    [
+        # sqrt(ln 10 / 2) = sqrt(1.151292546497023) = 1.0729830131446736
+        (0.5, 2, 10, 2.0, 0.5 + 2 * 1.0729830131446736),
+        # ln 1 = 0: a single visit of the parent adds nothing
+        (0.25, 1, 1, 2.0, 0.25),
+        # sqrt(ln 100 / 50) = sqrt(0.09210340371976183) = 0.30348542587702926
+        (1.0, 50, 100, 1.0, 1.30348542587702926),
+        (0.7, 3, 9, 0.0, 0.7),
+    ],
+)
+def test_uct_score(value: float, visits: int, parent: int, c: float, expected: float) -> None:
+    assert uct_score(value, visits, parent, c) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_unvisited_child_is_never_starved() -> None:
+    assert uct_score(0.0, 0, 10_000, 0.01) == math.inf
+
+
+def _leaves(policy: TabularPolicy) -> int:
+    return sum(
+        (*path, reply.text) not in policy.table for path, replies in policy.table.items() for reply in replies
+    )
+
+
+def _has_right_leaf(policy: TabularPolicy) -> bool:
+    return any("{1}" in reply.text for replies in policy.table.values() for reply in replies)
+
+
+@given(policies(unique=True), st.sampled_from([0.0, 1.0, 1e6]), st.integers(1, 3))
+def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
+    policy: TabularPolicy, exploration: float, parallel: int
+) -> None:
+    searcher = MCTS(exploration=exploration, parallel=parallel)
+    (tree,) = run_search(
+        problems(), searcher, policy, MathVerifier(), budget=Budget(rollouts=1000), max_depth=6
+    )
+    assert tree.samples == _leaves(policy), "each leaf once: a finished subtree is not searched again"
+    assert (best(tree) == "1") == _has_right_leaf(policy)
+
+
+def test_functions_are_tried_in_order_of_the_prior() -> None:
+    replies = [
+        Reply("clarify", "c", 0.1), Reply("analysis", "a", 0.2), Reply("subquestion", "s", 0.3),
+        Reply("next_step", "n", 0.4),
+    ]  # fmt: skip
+    policy = TabularPolicy(Grammar.default(), {(): replies})
+    (tree,) = run_search(
+        [Problem("p", "?", "1")], MCTS(), policy, MathVerifier(), budget=Budget(rollouts=10)
+    )
+    assert [tree.text(node) for node in tree.children[0]] == ["n", "s", "a", "c"]
+    assert tree.samples == 4, "a finished tree is not searched again"
+
+
+@pytest.mark.parametrize("c", [0.0, 1e6])
+def test_exploration_runs_from_greedy_to_uniform(c: float) -> None:
+    tree = SearchTree(Problem("p", "?", "1"), Grammar.default())
+    scores = {}
+    for name, score in (("poor", 0.1), ("good", 0.9), ("fair", 0.5)):
+        node = tree.attach(0, Segment("next_step", name, (1,), (0.0,), (True,), is_final=False))
+        tree.backup(node, score)
+        scores[node] = score
+    searcher = MCTS(openers="sampled", width=3, exploration=c)
+    for _ in range(60):
+        (wish,) = searcher.ask(tree, Random(0))
+        tree.backup(wish.node, scores[wish.node])
+    visits = [tree.visits[node] for node in scores]
+    assert visits == ([1, 61, 1] if c == 0 else [21, 21, 21])
+
+
+def test_simulations_of_one_round_spread() -> None:
+    tree = SearchTree(Problem("p", "?", "1"), Grammar.default())
+    for name in "ab":
+        node = tree.attach(0, Segment("next_step", name, (1,), (0.0,), (True,), is_final=False))
+        tree.backup(node, 0.5)
+    wishes = MCTS(openers="sampled", width=2, parallel=4).ask(tree, Random(0))
+    assert sorted(wish.node for wish in wishes) == [1, 1, 2, 2]
+
+
+def test_discount() -> None:
+    replies = {
+        (): [Reply("next_step", "n", 1.0)],
+        ("n",): [Reply("next_step", "m", 1.0)],
+        ("n", "m"): [Reply("output", "\\boxed{1}", 1.0)],
+    }
+    policy = TabularPolicy(Grammar.default(), replies)
+    (tree,) = run_search(
+        [Problem("p", "?", "1")], MCTS(discount=0.5), policy, MathVerifier(), budget=Budget(rollouts=1)
+    )
+    assert [tree.value(node) for node in (3, 2, 1, 0)] == [1.0, 0.5, 0.25, 0.125]
