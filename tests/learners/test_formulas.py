@@ -54,6 +54,13 @@ def test_whiten_by_hand() -> None:
     assert result.flatten().tolist() == pytest.approx([-2 / s, 0.0, 0.0, 2 / s])
 
 
+def test_scaling_without_centring_by_hand() -> None:
+    # 3 and 4: mean square 12.5; 0 stays 0
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    result = whiten(_rows([3.0, 4.0]), mask, centre=False, eps=0.0)
+    assert result[0].tolist() == pytest.approx([3 / 12.5**0.5, 4 / 12.5**0.5])
+
+
 @given(st.lists(floats, min_size=2, max_size=8), st.data())
 def test_whitened_has_mean_0_and_variance_1_and_is_0_where_masked(
     values: list[float], data: st.DataObject

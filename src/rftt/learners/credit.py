@@ -44,18 +44,20 @@ def whiten(
     values: Float[Tensor, "rows tokens"],
     mask: Bool[Tensor, "rows tokens"],
     *,
+    centre: bool = True,
     eps: float = 1e-8,
 ) -> Float[Tensor, "rows tokens"]:
     """Zero mean and unit variance over the masked places of the whole batch; exactly 0 elsewhere.
 
     The variance is the population's (divided by the count). Where all values are equal to within
     rounding, all are 0. REINFORCE++ (arXiv 2501.03262) normalises so over all action tokens of the
-    global batch.
+    global batch. With ``centre=False`` the mean stays where it is and the mean square becomes 1: for
+    values that are differences already, of which 0 should stay 0.
     """
     chosen = values[mask]
     if chosen.numel() == 0:
         return torch.zeros_like(values)
-    centred = chosen - chosen.mean()
+    centred = chosen - chosen.mean() if centre else chosen
     variance = centred.square().mean()
     scale = chosen.abs().max().clamp(min=1.0)
     result = torch.zeros_like(values)

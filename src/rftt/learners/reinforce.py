@@ -65,7 +65,8 @@ class ReinforcePlusPlus(Learner):
         kl: its coefficient. Without ``group_baseline`` the reward of each token is lowered by
             ``kl * (log policy - log reference)``; with it, KL is a k2 term of the loss.
         group_baseline: subtract the mean outcome of the problem's rollouts first
-            (REINFORCE++-baseline).
+            (REINFORCE++-baseline); whitening then only scales, so that a problem whose rollouts all
+            scored the same teaches nothing.
         clip: PPO's epsilon.
         gamma: discount for each token.
         outcome_weight: see :func:`step_rewards`.
@@ -110,7 +111,7 @@ class ReinforcePlusPlus(Learner):
             actions=actions,
             log_probs=torch.where(actions, batch.log_probs, 0.0),
             reference_log_probs=torch.where(actions, reference, 0.0),
-            advantages=whiten(gains, actions),
+            advantages=whiten(gains, actions, centre=not self.group_baseline),
             action_count=int(actions.sum()),
         )
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import Extension, Policy, Segment, State
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
-from rftt.problems.problem import Problem
+from rftt.problems.problem import Problem, question_line
 from rftt.tokens.automaton import TokenAutomaton, grammar_automaton, stopping_at
 from rftt.tokens.functional import FunctionalTokens
 
@@ -32,7 +32,7 @@ class FunctionalPolicy(Policy):
         tokenizer: PreTrainedTokenizerBase,
         tokens: FunctionalTokens,
         *,
-        question: Callable[[Problem], str] = lambda problem: problem.question + "\n",
+        question: Callable[[Problem], str] = question_line,
     ) -> None:
         self.sampler = sampler
         self.tokenizer = tokenizer

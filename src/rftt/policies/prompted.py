@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import Extension, Policy, Segment, State
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
-from rftt.problems.problem import Problem
+from rftt.problems.problem import Problem, question_line
 from rftt.tokens.automaton import stop_automaton
 from rftt.tokens.grammar import Grammar
 
@@ -59,7 +59,7 @@ class PromptedPolicy(Policy):
         *,
         functions: Collection[str] | None = None,
         prompts: Mapping[str, str] | None = None,
-        question: Callable[[Problem], str] = lambda problem: problem.question + "\n",
+        question: Callable[[Problem], str] = question_line,
         stop: str = "\n",
     ) -> None:
         self.sampler = sampler

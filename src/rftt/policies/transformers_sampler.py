@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.policies.cache import roomy_cache
 from rftt.policies.noise import uniform
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import END, TokenAutomaton
@@ -89,7 +90,7 @@ class TransformersSampler(Sampler):
         drawn_log_probs = torch.zeros(len(requests), longest, device=device)
         lengths = torch.zeros(len(requests), dtype=torch.int64, device=device)
         rows = torch.arange(len(requests), device=device)
-        cache = DynamicCache(config=self.model.config)
+        cache = roomy_cache()
         for position in range(longest):
             logits = self._forward(ids, mask, cache).float()
             log_probs = self._distribution(logits, automaton.allowed[states])
@@ -121,7 +122,7 @@ class TransformersSampler(Sampler):
         self,
         ids: Int64[Tensor, "rows new"],
         mask: Int64[Tensor, "rows all"],
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Float[Tensor, "rows size"]:
         """Logits of the next id."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]

@@ -21,3 +21,8 @@ class Problem:
             raise ValueError("a problem needs an id that is not empty: it seeds its random stream")
         if not self.question.strip():
             raise ValueError(f"problem {self.id!r}: the question is empty")
+
+
+def question_line(problem: Problem) -> str:
+    """How a problem opens a model's context unless told otherwise: its question and a new line."""
+    return problem.question + "\n"

@@ -52,6 +52,7 @@ def evaluate(
     *,
     rollouts: int,
     seed: int = 0,
+    max_tokens: int = 512,
     choose: Callable[[SearchTree], str | None] = majority,
     on_round: OnRound | None = None,
 ) -> tuple[Evaluation, list[SearchTree]]:
@@ -64,8 +65,9 @@ def evaluate(
             raise ValueError(f"problem {problem.id!r} has no answer: it cannot be marked")
     blind = [evolve(problem, answer=None) for problem in problems]
     trees = run_search(
-        blind, searcher, policy, verifier, budget=Budget(rollouts=rollouts), seed=seed, on_round=on_round
-    )
+        blind, searcher, policy, verifier,
+        budget=Budget(rollouts=rollouts), seed=seed, max_tokens=max_tokens, on_round=on_round,
+    )  # fmt: skip
     marks = []
     for problem, tree in zip(problems, trees, strict=True):
         answer = choose(tree)

@@ -62,7 +62,8 @@ class Tuner(lightning.LightningModule):
         model: what is tuned; parameters that do not require gradients stay as they are.
         learner: turns trees into experience, and experience into a loss.
         explorer: needed when batches are problems.
-        learning_rate: of AdamW, after ``warm_steps`` of linear growth; constant from there.
+        learning_rate: of AdamW, after ``warm_steps`` of linear growth; constant from there, or with
+            ``decay`` falling linearly to 0 at the end of training.
         tokens_at_once: places in one forward and backward pass; bounds memory, changes nothing else.
         max_grad_norm: gradients are scaled down to this norm.
         on_trees: hook that is given each batch's trees.
@@ -76,6 +77,7 @@ class Tuner(lightning.LightningModule):
         explorer: Explorer | None = None,
         learning_rate: float = 7e-6,
         warm_steps: int = 10,
+        decay: bool = False,
         tokens_at_once: int = 16384,
         max_grad_norm: float = 1.0,
         on_trees: Callable[[Sequence[SearchTree]], None] | None = None,
@@ -87,6 +89,7 @@ class Tuner(lightning.LightningModule):
         self.explorer = explorer
         self.learning_rate = learning_rate
         self.warm_steps = warm_steps
+        self.decay = decay
         self.tokens_at_once = tokens_at_once
         self.max_grad_norm = max_grad_norm
         self.on_trees = on_trees
@@ -124,7 +127,11 @@ class Tuner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warm_steps))
-        )
+        steps = int(self.trainer.estimated_stepping_batches) if self.decay else 0
+
+        def scale(step: int) -> float:
+            grown = min(1.0, (step + 1) / max(1, self.warm_steps))
+            return grown * (1 - step / steps) if self.decay else grown
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

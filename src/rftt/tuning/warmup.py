@@ -27,6 +27,7 @@ from attrs import evolve, frozen
 
 from rftt.interfaces import State
 from rftt.policies.prompted import PromptedPolicy
+from rftt.problems.problem import Problem, question_line
 from rftt.search.tree import SearchTree
 from rftt.tokens.functional import FunctionalTokens, Step
 
@@ -71,10 +72,13 @@ class WarmUp:
     Attributes:
         policy: the prompted policy that searched; it is asked again for the checks.
         tokens: the functional tokens, in the same tokenizer.
-        paths: most right paths to take from one tree.
+        paths: most right paths to take from one tree: those whose least sure step was surest, because
+            a path may be right by luck.
         checks: most checked and most merged solutions to take from one tree.
         judgement: reads a check; a solution whose check says the opposite is dropped.
         verify, refine, output: names of the functions that check, mend and state the answer.
+        question: how a problem opens a solution; it may differ from the prompted policy's, which may
+            hold examples that a tuned model does without.
         comparison: how the right step is shown beside a wrong one; ``{step}`` stands for its text.
     """
 
@@ -86,6 +90,7 @@ class WarmUp:
     verify: str = "verify"
     refine: str = "refine"
     output: str = "output"
+    question: Callable[[Problem], str] = question_line
     comparison: str = "right:{step}\n"
 
     def annotate(self, trees: Sequence[SearchTree], seed: int = 0) -> datasets.Dataset:
@@ -101,7 +106,7 @@ class WarmUp:
             right, wrong = _ends(tree)
             rng.shuffle(right)
             rng.shuffle(wrong)
-            right = _distinct(tree, right)
+            right = sorted(_distinct(tree, right), key=lambda end: -_least_sure_step(tree, end))
             finished += [_Draft(tree, "path", self._path(tree, end)) for end in right[: self.paths]]
             unchecked += islice(self._checked(tree, right, rng), self.checks)
             unchecked += islice(self._merged(tree, right, wrong), self.checks)
@@ -182,7 +187,7 @@ class WarmUp:
 
     def _row(self, draft: _Draft) -> dict[str, Any]:
         tokenizer = self.policy.tokenizer
-        ids = list(self.policy.context(State(draft.tree.problem)))
+        ids = list(tokenizer.encode(self.question(draft.tree.problem), add_special_tokens=False))
         learned = [False] * len(ids)
         for step in draft.steps:
             encoded = self.tokens.encode([Step(step.function, step.body)])
@@ -208,6 +213,11 @@ def _ends(tree: SearchTree) -> tuple[list[int], list[int]]:
 def _distinct(tree: SearchTree, ends: Sequence[int]) -> list[int]:
     """One end for each different text of a path."""
     return list({tuple(tree.text(n) for n in tree.path(end)): end for end in ends}.values())
+
+
+def _least_sure_step(tree: SearchTree, end: int) -> float:
+    """The smallest log-probability of a step's body on the way to an end."""
+    return min(sum(segment.log_probs) for segment in tree.solution(end).steps)
 
 
 def _where_it_left(tree: SearchTree, end: int) -> int | None:

@@ -1,0 +1,48 @@
+"""The public names, and what importing the package costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import rftt
+
+NAMES = """MCTS BeamSearch BestOfN TabularPolicy FunctionalPolicy PromptedPolicy TransformersSampler MathVerifier
+SupervisedLearner ReinforcePlusPlus Tuner Policy Searcher Verifier Learner SearchTree Grammar Function
+FunctionalTokens Budget Problem run_search""".split()
+
+
+def test_public_names() -> None:
+    for name in NAMES:
+        assert getattr(rftt, name) is not None
+    assert set(NAMES) <= set(dir(rftt))
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in rftt.__all__:
+        assert getattr(rftt, name) is not None
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        rftt.nonsense  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_import_is_quick_and_brings_neither_vllm_nor_torch() -> None:
+    code = "import rftt, sys; print(*sorted({'vllm', 'torch', 'transformers'} & set(sys.modules)))"
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert time.monotonic() - start < 1.5
+
+
+def test_search_needs_no_torch() -> None:
+    code = (
+        "import rftt, sys; rftt.MCTS; rftt.BeamSearch; rftt.BestOfN; rftt.run_search; rftt.save_trees;"
+        "rftt.majority; rftt.TabularPolicy; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
