@@ -12,8 +12,18 @@ import json
 import time
 
 from rftt import (
-    MCTS, BestOfN, Budget, Grammar, MathVerifier, PromptedPolicy, Searcher, TransformersSampler,
-    arithmetic_problems, load_nano, majority, run_search,
+    MCTS,
+    BestOfN,
+    Budget,
+    Grammar,
+    MathVerifier,
+    PromptedPolicy,
+    Searcher,
+    TransformersSampler,
+    arithmetic_problems,
+    load_nano,
+    majority,
+    run_search,
 )  # fmt: skip
 from rftt.tuning.evaluation import wilson
 
@@ -47,7 +57,9 @@ def main() -> None:
         for label, count in (("vote", voted), ("pass", passed)):
             low, high = wilson(count, len(trees))
             share = count / len(trees)
-            print(f"{name:18} {label}@{rollouts:<3} {100 * share:5.1f}% ({100 * low:.1f}-{100 * high:.1f})")
+            print(
+                f"{name:18} {label}@{rollouts:<3} {100 * share:5.1f}% ({100 * low:.1f}-{100 * high:.1f})"
+            )
             figures[f"{name}_{label}"] = round(share, 4)
     figures["seconds"] = round(time.monotonic() - start, 1)
     print(json.dumps(figures))

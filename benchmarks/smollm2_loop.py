@@ -25,9 +25,26 @@ from smollm2 import load_smollm2
 from torch.utils.data import DataLoader
 
 from rftt import (
-    MCTS, BestOfN, Budget, Explorer, FunctionalPolicy, FunctionalTokens, Grammar, MathVerifier, Policy,
-    Problem, PromptedPolicy, ReinforcePlusPlus, SupervisedLearner, TransformersSampler, Tuner, WarmUp,
-    add_rows, evaluate, load_problems, run_search,
+    MCTS,
+    BestOfN,
+    Budget,
+    Explorer,
+    FunctionalPolicy,
+    FunctionalTokens,
+    Grammar,
+    MathVerifier,
+    Policy,
+    Problem,
+    PromptedPolicy,
+    ReinforcePlusPlus,
+    SupervisedLearner,
+    TransformersSampler,
+    Tuner,
+    WarmUp,
+    add_rows,
+    evaluate,
+    load_problems,
+    run_search,
 )  # fmt: skip
 
 EXAMPLES = """\
@@ -120,7 +137,10 @@ def main() -> None:
     tokens = FunctionalTokens.add(tokenizer, grammar)
     with stages("annotate") as figures:
         data = WarmUp(policy, tokens, question=plain_question).annotate(trees, arguments.seed)
-        figures |= {"solutions": len(data), **{k: data["kind"].count(k) for k in sorted(set(data["kind"]))}}
+        figures |= {
+            "solutions": len(data),
+            **{k: data["kind"].count(k) for k in sorted(set(data["kind"]))},
+        }
     add_rows(model, tokenizer, tokens)
     sampler = TransformersSampler(model, tokenizer, batch_size=32)
     functional = FunctionalPolicy(sampler, tokenizer, tokens, question=plain_question)
@@ -149,7 +169,11 @@ def main() -> None:
         )  # fmt: skip
         fit(tuner, DataLoader(train[16:], batch_size=4, collate_fn=list))
     measure("reinforced", functional)
-    print(json.dumps({"model": "SmolLM2-135M-Instruct", "data": arguments.data.name, "stages": stages.figures}))
+    print(
+        json.dumps(
+            {"model": "SmolLM2-135M-Instruct", "data": arguments.data.name, "stages": stages.figures}
+        )
+    )
 
 
 if __name__ == "__main__":

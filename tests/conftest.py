@@ -4,7 +4,12 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["rftt.learners", "rftt.policies.noise", "rftt.policies.transformers_sampler", "rftt.tokens.automaton"],
+    [
+        "rftt.learners",
+        "rftt.policies.noise",
+        "rftt.policies.transformers_sampler",
+        "rftt.tokens.automaton",
+    ],
     "beartype.beartype",
 )
 

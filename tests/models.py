@@ -9,7 +9,9 @@ from rftt import FunctionalPolicy, FunctionalTokens, Grammar, TransformersSample
 from rftt.nano.tokenizer import build_tokenizer
 
 
-def tiny_model(*, seed: int = 0, tied: bool = True, rows: int | None = None, sharp: float = 4.0) -> PreTrainedModel:
+def tiny_model(
+    *, seed: int = 0, tied: bool = True, rows: int | None = None, sharp: float = 4.0
+) -> PreTrainedModel:
     """A model of two layers; larger ``sharp`` makes its distributions less uniform."""
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from rftt import BeamSearch, BestOfN, Budget, Function, Grammar, MCTS, Problem, Reply, Searcher, TabularPolicy
+from rftt import (
+    MCTS,
+    BeamSearch,
+    BestOfN,
+    Budget,
+    Function,
+    Grammar,
+    Problem,
+    Reply,
+    Searcher,
+    TabularPolicy,
+)
 
 NAMES = ("a", "b", "c", "d")
 

@@ -10,9 +10,12 @@ import pytest
 
 import rftt
 
-NAMES = """MCTS BeamSearch BestOfN TabularPolicy FunctionalPolicy PromptedPolicy TransformersSampler MathVerifier
-SupervisedLearner ReinforcePlusPlus Tuner Policy Searcher Verifier Learner SearchTree Grammar Function
-FunctionalTokens Budget Problem run_search""".split()
+NAMES = [
+    "MCTS", "BeamSearch", "BestOfN", "TabularPolicy", "FunctionalPolicy", "PromptedPolicy",
+    "TransformersSampler", "MathVerifier", "SupervisedLearner", "ReinforcePlusPlus", "Tuner",
+    "Policy", "Searcher", "Verifier", "Learner", "SearchTree", "Grammar", "Function",
+    "FunctionalTokens", "Budget", "Problem", "run_search",
+]  # fmt: skip
 
 
 def test_public_names() -> None:

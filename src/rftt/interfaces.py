@@ -9,7 +9,7 @@ is in :mod:`rftt.search.searcher`, the abstract ``Learner`` in :mod:`rftt.learne
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from attrs import field, frozen, validators
@@ -18,6 +18,18 @@ from rftt.problems.problem import Problem
 from rftt.tokens.grammar import Grammar
 
 Until = Literal["step", "answer"]
+
+
+def _ids(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(values)
+
+
+def _flags(values: Iterable[bool]) -> tuple[bool, ...]:
+    return tuple(values)
 
 
 @frozen
@@ -33,9 +45,9 @@ class Segment:
 
     function: str
     text: str
-    ids: tuple[int, ...] = field(converter=tuple)
-    log_probs: tuple[float, ...] = field(converter=tuple)
-    chosen: tuple[bool, ...] = field(converter=tuple)
+    ids: tuple[int, ...] = field(converter=_ids)
+    log_probs: tuple[float, ...] = field(converter=_floats)
+    chosen: tuple[bool, ...] = field(converter=_flags)
     is_final: bool
     """Whether nothing may follow: the solution is complete, or this step was cut short."""
     is_cut: bool = False
@@ -95,11 +107,15 @@ class Policy(ABC):
         """For each request, a chain of sampled steps that obeys the grammar."""
 
 
+def _segments(values: Iterable[Segment]) -> tuple[Segment, ...]:
+    return tuple(values)
+
+
 @frozen
 class Solution:
     """The steps from the question to where a rollout ended."""
 
-    steps: tuple[Segment, ...] = field(converter=tuple)
+    steps: tuple[Segment, ...] = field(converter=_segments)
 
 
 @frozen

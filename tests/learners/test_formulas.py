@@ -110,7 +110,10 @@ def test_kl_estimators_by_hand() -> None:
     assert float(k3(x)) == pytest.approx(0.1931471805599453)
 
 
-@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=5), st.lists(st.floats(0.05, 1), min_size=5, max_size=5))
+@given(
+    st.lists(st.floats(0.05, 1), min_size=2, max_size=5),
+    st.lists(st.floats(0.05, 1), min_size=5, max_size=5),
+)
 def test_k1_and_k3_have_the_kl_as_their_mean(p: list[float], q: list[float]) -> None:
     policy = torch.tensor(p, dtype=torch.float64) / sum(p)
     reference = torch.tensor(q[: len(p)], dtype=torch.float64) / sum(q[: len(p)])
@@ -144,7 +147,9 @@ def test_token_mean_adds_up_over_parts() -> None:
 def test_step_rewards_by_hand() -> None:
     assert step_rewards(Verdict(1.0), 3, 0.6) == [0.0, 0.0, 1.0]
     # 0.6 * 1 + 0.4 * 0.5 = 0.8
-    assert step_rewards(Verdict(1.0, step_scores=(0.1, 0.9, 0.5)), 3, 0.6) == pytest.approx([0.1, 0.9, 0.8])
+    assert step_rewards(Verdict(1.0, step_scores=(0.1, 0.9, 0.5)), 3, 0.6) == pytest.approx(
+        [0.1, 0.9, 0.8]
+    )
     with pytest.raises(ValueError, match="abstained"):
         step_rewards(Verdict(None), 3, 0.6)
     with pytest.raises(ValueError, match="scores 1 steps; the path has 2"):

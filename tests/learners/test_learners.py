@@ -12,8 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftt import (
-    MCTS, BestOfN, Budget, Experience, FunctionalPolicy, Learner, Problem, ReinforcePlusPlus, SearchTree,
-    Segment, State, SupervisedLearner, Verdict, run_search,
+    MCTS,
+    BestOfN,
+    Budget,
+    Experience,
+    FunctionalPolicy,
+    Learner,
+    Problem,
+    ReinforcePlusPlus,
+    SearchTree,
+    Segment,
+    State,
+    SupervisedLearner,
+    Verdict,
+    run_search,
 )  # fmt: skip
 from rftt.interfaces import Solution, Verifier
 from rftt.learners.learner import LossOutput
@@ -110,14 +122,19 @@ def test_each_sampled_token_of_a_tree_counts_once_and_forced_ones_never() -> Non
     assert batch.action_count == int(batch.actions.sum()) == sampled
     assert not batch.advantages[~batch.actions].any()
     forced = run_search(
-        [Problem("f", "1+1", "1")], MCTS(), policy, _CountsSteps(), budget=Budget(rollouts=4), max_tokens=40
+        [Problem("f", "1+1", "1")],
+        MCTS(),
+        policy,
+        _CountsSteps(),
+        budget=Budget(rollouts=4),
+        max_tokens=40,
     )
     for end in forced[0].ends():
         forced[0].verdict[end] = Verdict(1.0)
     flags = [s.chosen[0] for tree in forced for s in tree.segment[1:] if s is not None]
     assert not all(flags)
     batch = _learner().experience(forced)
-    opened = [i for i in policy.tokens.openers.values()]
+    opened = list(policy.tokens.openers.values())
     openers = torch.isin(batch.ids, torch.tensor(opened)) & batch.actions
     assert int(openers.sum()) <= sum(flags)
 
@@ -141,7 +158,9 @@ def test_advantages_by_hand() -> None:
     # Two tokens of return 1 and four of return 0: mean 1/3, variance 2/9.
     s = (2 / 9) ** 0.5
     assert len(batch) == 2, "the rollout without a verdict is left out"
-    assert batch.advantages[batch.actions].tolist() == pytest.approx([2 / 3 / s] * 2 + [-1 / 3 / s] * 4, rel=1e-4)
+    assert batch.advantages[batch.actions].tolist() == pytest.approx(
+        [2 / 3 / s] * 2 + [-1 / 3 / s] * 4, rel=1e-4
+    )
 
 
 def test_groups_of_equal_reward_teach_nothing() -> None:
@@ -174,7 +193,12 @@ def test_kl_lowers_the_reward_of_tokens_the_reference_finds_unlikely() -> None:
 def test_one_path_tree_is_a_plain_sequence() -> None:
     policy = functional_policy()
     (tree,) = run_search(
-        [Problem("p", "1+3", "4")], BestOfN(1), policy, _CountsSteps(), budget=Budget(rollouts=1), max_tokens=30
+        [Problem("p", "1+3", "4")],
+        BestOfN(1),
+        policy,
+        _CountsSteps(),
+        budget=Budget(rollouts=1),
+        max_tokens=30,
     )
     tree.verdict[next(tree.ends())] = Verdict(1.0)
     batch = _learner().experience([tree])
@@ -186,7 +210,10 @@ def test_one_path_tree_is_a_plain_sequence() -> None:
 def test_supervised_loss_is_the_mean_negative_log_likelihood() -> None:
     policy, trees = _searched()
     learner = SupervisedLearner(policy)
-    rows = [{"ids": [3, 4, 5, 6], "learned": [False, True, False, True]}, {"ids": [3, 9], "learned": [False, True]}]
+    rows = [
+        {"ids": [3, 4, 5, 6], "learned": [False, True, False, True]},
+        {"ids": [3, 9], "learned": [False, True]},
+    ]
     batch = learner.collate(rows)
     model = _model(policy)
     with torch.no_grad():

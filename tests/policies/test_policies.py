@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from rftt import (
-    Extension, Grammar, Problem, PromptedPolicy, Reply, State, TabularPolicy, TransformersSampler,
+    Extension,
+    Grammar,
+    Problem,
+    PromptedPolicy,
+    Reply,
+    State,
+    TabularPolicy,
+    TransformersSampler,
 )  # fmt: skip
 from tests.models import functional_policy, tiny_model, tokenizer
 
@@ -23,7 +30,9 @@ def _forward(model: torch.nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
 
 def test_the_prior_is_the_next_token_distribution_over_legal_openers() -> None:
     policy = functional_policy()
-    (chain,) = policy.extend([Extension(State(PROBLEM), 0, function="next_step", until="step", max_tokens=9)])
+    (chain,) = policy.extend(
+        [Extension(State(PROBLEM), 0, function="next_step", until="step", max_tokens=9)]
+    )
     for state in (State(PROBLEM), State(PROBLEM, tuple(chain))):
         if chain[0].is_cut and state.steps:
             continue
@@ -56,7 +65,9 @@ def test_functional_chains_obey_grammar_limits_and_carry_exact_log_probs() -> No
         logits = _forward(policy.sampler.model, ids)  # type: ignore[attr-defined]
         place = len(policy.context(request.state)) - 1
         for segment in chain:
-            for token, log_prob, was_chosen in zip(segment.ids, segment.log_probs, segment.chosen, strict=True):
+            for token, log_prob, was_chosen in zip(
+                segment.ids, segment.log_probs, segment.chosen, strict=True
+            ):
                 row = logits[place].masked_fill(~policy.automaton.allowed[state], -math.inf)
                 expected = float(row.log_softmax(0)[token]) if was_chosen else 0.0
                 assert log_prob == pytest.approx(expected, abs=1e-4)
@@ -107,7 +118,8 @@ def test_prompted_context_is_prompts_and_bodies_as_sampled() -> None:
     (chain,) = policy.extend([Extension(State(PROBLEM), 3, max_steps=3, max_tokens=60)])
     text = policy.tokenizer.decode(policy.context(State(PROBLEM, tuple(chain))))
     expected = "12+34\n" + "".join(
-        f"{policy.grammar.functions[s.function].description}:{policy.tokenizer.decode(s.ids)}" for s in chain
+        f"{policy.grammar.functions[s.function].description}:{policy.tokenizer.decode(s.ids)}"
+        for s in chain
     )
     assert text == expected
     assert policy.grammar.violation([s.function for s in chain]) is None

@@ -36,16 +36,16 @@ def test_splitmix64_reference_value() -> None:
 
 
 def _sampler(temperature: float = 1.0, batch_size: int = 512) -> TransformersSampler:
-    return TransformersSampler(
-        tiny_model(), tokenizer(), temperature=temperature, batch_size=batch_size
-    )
+    return TransformersSampler(tiny_model(), tokenizer(), temperature=temperature, batch_size=batch_size)
 
 
 def _automaton(sampler: TransformersSampler, stops: tuple[int, ...] = (20, 21)):  # type: ignore[no-untyped-def]
     return stop_automaton(stops, sampler.vocabulary, sampler.size)
 
 
-REQUESTS = [SampleRequest(tuple(range(3, 4 + n % 7)), seed=n, state=1, max_tokens=1 + n % 20) for n in range(24)]
+REQUESTS = [
+    SampleRequest(tuple(range(3, 4 + n % 7)), seed=n, state=1, max_tokens=1 + n % 20) for n in range(24)
+]
 
 
 def test_log_probs_are_those_of_a_plain_forward_pass() -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from rftt import Problem, load_problems
 from rftt.nano.teacher import training_expression
 from rftt.problems.arithmetic import (
-    Operation, arithmetic_problems, canonical, render, sample_expression, split_of, steps,
+    Operation,
+    arithmetic_problems,
+    canonical,
+    render,
+    sample_expression,
+    split_of,
+    steps,
 )  # fmt: skip
 
 SPLITS = ("train", "warmup", "reinforce", "heldout")
@@ -33,7 +39,9 @@ def _evaluate(node: ast.AST) -> int:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
-def test_rendered_expressions_mean_what_their_steps_compute(seed: int, operations: int, full: bool) -> None:
+def test_rendered_expressions_mean_what_their_steps_compute(
+    seed: int, operations: int, full: bool
+) -> None:
     expression = sample_expression(Random(seed), operations)
     *_, (_, value) = steps(expression)
     assert _evaluate(ast.parse(render(expression, full=full), mode="eval")) == value
@@ -92,7 +100,9 @@ def test_same_arguments_same_problems_with_answers() -> None:
 
 def test_loading(tmp_path: Path) -> None:
     path = tmp_path / "some.jsonl"
-    path.write_text('{"question": "1+1", "answer": 2, "id": "a"}\n\n{"question": "2+2", "answer": "4"}\n')
+    path.write_text(
+        '{"question": "1+1", "answer": 2, "id": "a"}\n\n{"question": "2+2", "answer": "4"}\n'
+    )
     assert load_problems(path) == [Problem("a", "1+1", "2"), Problem("some.jsonl:3", "2+2", "4")]
     other = load_problems(path, reader=lambda row: (row["question"] + "=?", str(row["answer"])))
     assert other[0].question == "1+1=?"

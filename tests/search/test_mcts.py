@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftt import (
-    MCTS, Budget, Grammar, MathVerifier, Problem, Reply, SearchTree, Segment, TabularPolicy, best,
+    MCTS,
+    Budget,
+    Grammar,
+    MathVerifier,
+    Problem,
+    Reply,
+    SearchTree,
+    Segment,
+    TabularPolicy,
+    best,
     run_search,
 )  # fmt: skip
 from rftt.search.mcts import uct_score
@@ -39,7 +48,9 @@ def test_an_unvisited_child_is_never_starved() -> None:
 
 def _leaves(policy: TabularPolicy) -> int:
     return sum(
-        (*path, reply.text) not in policy.table for path, replies in policy.table.items() for reply in replies
+        (*path, reply.text) not in policy.table
+        for path, replies in policy.table.items()
+        for reply in replies
     )
 
 

@@ -9,8 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftt import (
-    Budget, Grammar, MathVerifier, Policy, Problem, Searcher, SearchTree, Segment, TabularPolicy, Verdict,
-    best, load_trees, majority, render, run_search, save_trees, weighted,
+    Budget,
+    Grammar,
+    MathVerifier,
+    Policy,
+    Problem,
+    Searcher,
+    SearchTree,
+    Segment,
+    TabularPolicy,
+    Verdict,
+    best,
+    load_trees,
+    majority,
+    render,
+    run_search,
+    save_trees,
+    weighted,
 )  # fmt: skip
 from rftt.search.engine import grow
 from rftt.search.searcher import Expansion
@@ -116,7 +131,11 @@ def test_the_engine_refuses_bad_wishes_and_bad_replies() -> None:
 
     def search(wish: Expansion, reply: list[Segment], trees: list[SearchTree] | None = None) -> None:
         grow(
-            trees or [_tree()], _Asks([wish]), _NoPolicy(reply), MathVerifier(), budget=Budget(rollouts=1)
+            trees or [_tree()],
+            _Asks([wish]),
+            _NoPolicy(reply),
+            MathVerifier(),
+            budget=Budget(rollouts=1),
         )
 
     two = [_segment("next_step"), _segment("next_step")]

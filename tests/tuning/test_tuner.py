@@ -11,24 +11,34 @@ import torch
 from torch.utils.data import DataLoader
 
 from rftt import (
-    BestOfN, Budget, Explorer, FunctionalPolicy, MathVerifier, Problem, ReinforcePlusPlus, SupervisedLearner,
-    Tuner, Verdict, Verifier,
+    BestOfN,
+    Budget,
+    Explorer,
+    FunctionalPolicy,
+    MathVerifier,
+    Problem,
+    ReinforcePlusPlus,
+    Step,
+    SupervisedLearner,
+    Tuner,
+    Verdict,
+    Verifier,
 )  # fmt: skip
+from rftt.search.tree import summary
 from tests.models import functional_policy
 
 
 def _trainer(folder: Path, **more: object) -> lightning.Trainer:
     return lightning.Trainer(
-        accelerator="cpu", default_root_dir=folder, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, logger=False, **more,
+        accelerator="cpu", default_root_dir=folder, logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, **more,
     )  # fmt: skip
 
 
 def _solution(policy: FunctionalPolicy) -> dict[str, list[object]]:
     question = policy.tokenizer.encode("1+1\n")
     tokens = policy.tokens
-    steps = [tokens.openers["next_step"], 20, 21, tokens.closers["next_step"], tokens.openers["output"], 22,
-             tokens.closers["output"]]  # fmt: skip
+    steps = tokens.encode([Step("next_step", (20, 21)), Step("output", (22,))])
     return {"ids": [*question, *steps], "learned": [False] * len(question) + [True] * len(steps)}
 
 
@@ -37,7 +47,9 @@ def test_supervised_tuning_teaches_the_tokens(tmp_path: Path) -> None:
     model = policy.sampler.model  # type: ignore[attr-defined]
     learner = SupervisedLearner(policy)
     loader = DataLoader([_solution(policy)] * 4, batch_size=4, collate_fn=learner.collate)
-    _trainer(tmp_path, max_epochs=40).fit(Tuner(model, learner, learning_rate=1e-2, warm_steps=1), loader)
+    _trainer(tmp_path, max_epochs=40).fit(
+        Tuner(model, learner, learning_rate=1e-2, warm_steps=1), loader
+    )
     batch = learner.collate([_solution(policy)])
     assert float(learner.loss(model, batch).loss) < 0.1
 
@@ -59,7 +71,7 @@ def test_reinforcement_raises_the_reward(tmp_path: Path) -> None:
     rewards: list[float] = []
     tuner = Tuner(
         model, learner, explorer=explorer, learning_rate=3e-3, warm_steps=1,
-        on_trees=lambda trees: rewards.append(sum(t.total[0] for t in trees) / sum(t.judged[0] for t in trees)),
+        on_trees=lambda trees: rewards.append(summary(trees)["score"]),
     )  # fmt: skip
     problems = [Problem(f"p{i}", f"{i}+1", "1") for i in range(60)]
     _trainer(tmp_path, max_epochs=1).fit(tuner, DataLoader(problems, batch_size=2, collate_fn=list))

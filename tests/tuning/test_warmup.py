@@ -8,8 +8,18 @@ import datasets
 import pytest
 
 from rftt import (
-    MCTS, Budget, FunctionalTokens, Grammar, MathVerifier, PromptedPolicy, SearchTree, TransformersSampler,
-    WarmUp, arithmetic_problems, load_nano, run_search,
+    MCTS,
+    Budget,
+    FunctionalTokens,
+    Grammar,
+    MathVerifier,
+    PromptedPolicy,
+    SearchTree,
+    TransformersSampler,
+    WarmUp,
+    arithmetic_problems,
+    load_nano,
+    run_search,
 )  # fmt: skip
 from rftt.tuning.warmup import says_right
 
@@ -81,7 +91,8 @@ def test_a_check_says_what_the_tree_says() -> None:
 def test_ids_are_those_that_were_sampled() -> None:
     warm_up, trees, data = _warm_up()
     bodies = {
-        tree.problem.id: {warm_up.policy.body(s) for s in tree.segment if s is not None} for tree in trees
+        tree.problem.id: {warm_up.policy.body(s) for s in tree.segment if s is not None}
+        for tree in trees
     }
     for row in data:
         if row["kind"] == "path":
@@ -100,6 +111,6 @@ def test_reading_a_check(reply: str, expected: bool | None) -> None:
 
 
 def test_no_right_path_is_said() -> None:
-    warm_up, trees, _ = _warm_up()
+    warm_up, _, _ = _warm_up()
     with pytest.raises(ValueError, match="none of 0 trees has a right path"):
         warm_up.annotate([])

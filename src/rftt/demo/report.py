@@ -12,7 +12,7 @@ from rftt.search.tree import SearchTree
 from rftt.tuning.evaluation import Evaluation
 
 mpl.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of a backend without a screen
+from matplotlib import pyplot as plt
 
 Results = Mapping[str, Mapping[str, Evaluation]]
 
@@ -20,8 +20,13 @@ Results = Mapping[str, Mapping[str, Evaluation]]
 def table(results: Results) -> str:
     """Accuracy with its 95% interval, by model and run, and the use of each function."""
     runs = list(next(iter(results.values())))
-    heads = {"greedy": "greedy"} | {n: f"{n} sample" if n == "1" else f"{n} rollouts" for n in runs if n != "greedy"}
-    lines = ["held-out accuracy, % (95% interval)", f"{'':12}" + "".join(f"{heads[run]:>22}" for run in runs)]
+    heads = {"greedy": "greedy"} | {
+        n: f"{n} sample" if n == "1" else f"{n} rollouts" for n in runs if n != "greedy"
+    }
+    lines = [
+        "held-out accuracy, % (95% interval)",
+        f"{'':12}" + "".join(f"{heads[run]:>22}" for run in runs),
+    ]
     for name, evaluations in results.items():
         cells = []
         for run in runs:
@@ -72,7 +77,7 @@ def draw_tree(tree: SearchTree, picture: Path) -> None:
         return rows[node]
 
     place(0)
-    colours = dict(zip(tree.grammar.functions, plt.get_cmap("Set3").colors, strict=False))
+    colours = dict(zip(tree.grammar.functions, mpl.color_sequences["Set3"], strict=False))
     depth = max(tree.depth) + 1
     figure, axis = plt.subplots(figsize=(3.4 * depth, 0.62 * leaves + 0.6))
     for node in range(len(tree)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -63,7 +64,7 @@ class Experience:
         """The same on a device."""
         return attrs.evolve(self, **{n: t.to(device) for n, t in self._tensors().items()})
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         return {
             f.name: value
             for f in attrs.fields(Experience)

@@ -35,7 +35,7 @@ def token_log_probs(
         allowed = automaton.allowed.to(logits.device)[experience.states[:, 1:][targets]]
         logits = logits.masked_fill(~allowed, -torch.inf)
     log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-    result = log_probs.new_zeros(experience.ids.shape)
+    result: Tensor = log_probs.new_zeros(experience.ids.shape)
     result[:, 1:][targets] = log_probs
     return result
 

@@ -137,7 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=4000, help="updates on prompts as they are")
-    parser.add_argument("--reword-steps", type=int, default=1200, help="then, on prompts in many wordings")
+    parser.add_argument(
+        "--reword-steps", type=int, default=1200, help="then, on prompts in many wordings"
+    )
     parser.add_argument("--rows", type=int, default=64, help="traces in a batch")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

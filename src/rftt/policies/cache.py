@@ -29,7 +29,10 @@ class _RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         if self._stores is None or end > self._stores[0].shape[-2]:
-            self._stores = (_roomy(self.keys, key_states, length), _roomy(self.values, value_states, length))
+            self._stores = (
+                _roomy(self.keys, key_states, length),
+                _roomy(self.values, value_states, length),
+            )
         for store, new in zip(self._stores, (key_states, value_states), strict=True):
             store[..., length:end, :] = new
         self.keys, self.values = (store[..., :end, :] for store in self._stores)
@@ -40,11 +43,11 @@ class _RoomyLayer(DynamicLayer):
         self._stores = None
 
 
-def _roomy(held: Tensor, new: Tensor, length: int) -> Tensor:
+def _roomy(held: Tensor | None, new: Tensor, length: int) -> Tensor:
     """A larger tensor that starts with what is held."""
     rows, heads, tokens, dimensions = new.shape
     store = new.new_empty(rows, heads, length + tokens + _ROOM, dimensions)
-    if length:
+    if held is not None and length:
         store[..., :length, :] = held
     return store
 

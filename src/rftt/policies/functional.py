@@ -114,7 +114,7 @@ class FunctionalPolicy(Policy):
                 segments.append(
                     Segment(
                         function=function,
-                        text=self.tokenizer.decode(list(ids[start + 1 : end - is_closed])),
+                        text=str(self.tokenizer.decode(list(ids[start + 1 : end - is_closed]))),
                         ids=ids[start:end],
                         log_probs=log_probs[start:end],
                         chosen=tuple(i >= len(forced) for i in range(start, end)),

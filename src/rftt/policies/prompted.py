@@ -175,7 +175,7 @@ class PromptedPolicy(Policy):
         function, forced = asked.function, len(asked.prefix)
         ids = asked.prefix + sample.ids
         is_cut = ids[-1] not in self._stops
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         may_end = any(self.grammar.is_terminal(name) for name in self.grammar.legal(function))
         return Segment(
             function=function,

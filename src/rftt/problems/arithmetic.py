@@ -188,7 +188,6 @@ def arithmetic_problems(
     return list(found.values())
 
 
-def _value(expression: Expression) -> Expression:
-    for _, expression in steps(expression):
-        pass
-    return expression
+def _value(expression: Operation) -> Expression:
+    *_, (_, value) = steps(expression)
+    return value

@@ -67,7 +67,8 @@ class SearchTree:
         legal = self.grammar.legal(above.function if above else None)
         if segment.function not in legal:
             raise ValueError(
-                f"tree {self.problem.id!r}: {segment.function!r} may not follow node {parent}; legal: {legal}"
+                f"tree {self.problem.id!r}: {segment.function!r} may not follow node {parent}; "
+                f"legal: {legal}"
             )
         if self.depth[parent] >= self.max_depth:
             raise ValueError(

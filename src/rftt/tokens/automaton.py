@@ -85,9 +85,9 @@ def grammar_automaton(
     ordinary = torch.zeros(size, dtype=torch.bool)
     ordinary[:vocabulary] = True
     ordinary[[*tokens.ids, *banned]] = False
-    for name, state in between.items():
+    for last, state in between.items():
         if state != END:
-            for follower in tokens.grammar.legal(name):
+            for follower in tokens.grammar.legal(last):
                 allowed[state, tokens.openers[follower]] = True
                 following[state, tokens.openers[follower]] = within[follower]
     for name, state in within.items():

@@ -23,17 +23,22 @@ def add_rows(
     little towards its description, so that closers differ. The matrix never shrinks: models often
     have more rows than their tokenizer has ids.
     """
-    if model.get_input_embeddings().weight.shape[0] < len(tokenizer):
+    if _weight(model.get_input_embeddings()).shape[0] < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    matrices = {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
-    for module in matrices.values():
-        weight = module.weight
+    matrices = (model.get_input_embeddings(), model.get_output_embeddings())
+    for weight in {id(m): _weight(m) for m in matrices if m is not None}.values():
         end = weight[tokenizer.encode(separator, add_special_tokens=False)].mean(0)
         for function in tokens.grammar.functions.values():
             words = tokenizer.encode(f"{function.description}:", add_special_tokens=False)
             meaning = weight[words].mean(0)
             weight[tokens.openers[function.name]] = meaning
             weight[tokens.closers[function.name]] = 0.9 * end + 0.1 * meaning
+
+
+def _weight(module: torch.nn.Module) -> torch.Tensor:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def token_row_targets(model: PreTrainedModel, tokens: FunctionalTokens) -> dict[str, list[int]]:

@@ -50,6 +50,14 @@ def _by_name(functions: Iterable[Function]) -> dict[str, Function]:
     return named
 
 
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
+def _table(followers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(after) for name, after in followers.items()}
+
+
 @frozen(eq=False)
 class Grammar:
     """Which functions exist, which may open a solution, and which may follow which.
@@ -62,10 +70,8 @@ class Grammar:
     """
 
     functions: Mapping[str, Function] = field(converter=_by_name)
-    start: tuple[str, ...] = field(converter=tuple)
-    followers: Mapping[str, tuple[str, ...]] = field(
-        converter=lambda table: {name: tuple(after) for name, after in table.items()}
-    )
+    start: tuple[str, ...] = field(converter=_names)
+    followers: Mapping[str, tuple[str, ...]] = field(converter=_table)
 
     def __attrs_post_init__(self) -> None:
         for name in self.followers:
@@ -76,7 +82,8 @@ class Grammar:
                 if follower not in self.functions:
                     known = ", ".join(self.functions)
                     raise ValueError(
-                        f"grammar: {name} may be followed by {follower!r}, which is unknown; known: {known}"
+                        f"grammar: {name} may be followed by {follower!r}, which is unknown; "
+                        f"known: {known}"
                     )
         unreachable = set(self.functions) - self._reachable()
         if unreachable:

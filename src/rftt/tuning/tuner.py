@@ -8,6 +8,8 @@ from typing import Any
 import lightning
 import torch
 from attrs import frozen
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from rftt.interfaces import Policy, Verifier
@@ -96,7 +98,9 @@ class Tuner(lightning.LightningModule):
 
     def training_step(self, batch: Experience | list[Problem], batch_index: int) -> None:
         experience = batch if isinstance(batch, Experience) else self._explore(batch)
-        optimizer = self.optimizers()
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(schedule, LRScheduler)
         optimizer.zero_grad()
         totals: dict[str, float] = {"loss": 0.0}
         for part in experience.parts(self.tokens_at_once):
@@ -108,7 +112,7 @@ class Tuner(lightning.LightningModule):
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         optimizer.step()
-        self.lr_schedulers().step()
+        schedule.step()
         self.log_dict(totals, prog_bar=True, batch_size=len(experience))
 
     def _explore(self, problems: list[Problem]) -> Experience:

@@ -135,7 +135,7 @@ class WarmUp:
     def _path(self, tree: SearchTree, end: int) -> tuple[_Step, ...]:
         steps = [self._step(tree, node) for node in tree.path(end)]
         verdict = tree.verdict[end]
-        assert verdict is not None and verdict.answer is not None
+        assert verdict is not None
         answer = self.policy.tokenizer.encode(f"\\boxed{{{verdict.answer}}}", add_special_tokens=False)
         return (*steps, _Step(self.output, tuple(answer)))
 

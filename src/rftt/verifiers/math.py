@@ -84,7 +84,7 @@ class MathVerifier(Verifier):
         if reply is None:
             self.close()
             return Comparison(None, answer, f"no verdict within {self.seconds:g} s")
-        return Comparison(**reply)
+        return reply
 
     def close(self) -> None:
         """End the worker process; a later comparison starts a new one."""
@@ -126,9 +126,10 @@ def _start_worker() -> subprocess.Popen[str]:
 
 def _exchange(
     worker: subprocess.Popen[str], question: dict[str, str | None], seconds: float
-) -> dict[str, object] | None:
+) -> Comparison | None:
     """Send a line and wait for one, ``None`` if none comes in time or the worker is gone."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     try:
         worker.stdin.write(json.dumps(question) + "\n")
         worker.stdin.flush()
@@ -139,5 +140,4 @@ def _exchange(
         if not selector.select(seconds):
             return None
     line = worker.stdout.readline()
-    reply: dict[str, object] | None = json.loads(line) if line else None
-    return reply
+    return Comparison(**json.loads(line)) if line else None
