@@ -22,11 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for results")
     demo.add_argument("--seed", type=int, default=0)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser.parse_args(given if given and not given[0].startswith("--") else ["demo", *given])
+    if not given or given[0] in ("--output", "--seed"):
+        given = ["demo", *given]
+    chosen = parser.parse_args(given)
+    # Only now: torch and lightning take seconds that a request for help need not wait.
     from rftt.demo.command import run_demo
+    from rftt.demo.loop import DemoSettings
 
     try:
-        run_demo(chosen.output, chosen.seed)
+        run_demo(chosen.output, DemoSettings(seed=chosen.seed))
     except (FileNotFoundError, ValueError) as error:
         print(f"rftt: {error}", file=sys.stderr)
         return 2

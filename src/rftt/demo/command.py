@@ -13,12 +13,12 @@ from rftt.demo.report import Results, draw_curves, draw_tree, most_telling, tabl
 from rftt.search.storage import load_trees
 
 
-def run_demo(output: Path, seed: int) -> None:
+def run_demo(output: Path, settings: DemoSettings) -> None:
     """Run the loop in a folder, print the table, and as the last line the figures as JSON."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     start = time.monotonic()
-    demo = Demo(output, DemoSettings(seed=seed))
+    demo = Demo(output, settings)
     results = demo.run()
     draw_curves(output / "metrics", output / "training_curve.png")
     draw_tree(most_telling(load_trees(output / "reinforce_trees.jsonl")), output / "search_tree.png")

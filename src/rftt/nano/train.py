@@ -1,6 +1,6 @@
 """Train nano from scratch: ``python -m rftt.nano.train --output DIR``.
 
-About half an hour on two cores. A killed run started again with the same arguments resumes from
+About an hour on two cores. A killed run started again with the same arguments resumes from
 its last checkpoint. The shipped checkpoint was made with the default arguments.
 """
 
@@ -16,7 +16,7 @@ import lightning
 import torch
 from attrs import frozen
 from jaxtyping import Int64
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -165,7 +165,7 @@ def main() -> None:
             logger=CSVLogger(arguments.output, name=phase, version=""),
             callbacks=[
                 ModelCheckpoint(folder, save_last=True, every_n_train_steps=200),
-                RichProgressBar(),
+                TQDMProgressBar(),
             ],
             log_every_n_steps=20,
         )

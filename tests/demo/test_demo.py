@@ -1,0 +1,61 @@
+"""The main job, small: what it leaves, what it prints, and that it resumes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from rftt import BestOfN, load_trees
+from rftt.cli import main
+from rftt.demo.command import run_demo
+from rftt.demo.loop import DemoSettings
+from rftt.nano.checkpoint import load_model
+
+SMALL = DemoSettings(
+    heldout=12, rollouts=4, answer_searcher=BestOfN(4), warm_up_problems=16, warm_up_epochs=1, updates=2,
+    problems_per_update=4, max_tokens=120,
+)  # fmt: skip
+
+
+def test_the_loop_leaves_what_it_promises_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_demo(tmp_path, SMALL)
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(first) == ["prompted", "warmed_up", "reinforced", "intervals", "problems", "seconds"]
+    assert first["problems"] == 12
+    for arm in ("prompted", "warmed_up", "reinforced"):
+        assert set(first[arm]) == {"1", "4", "greedy"}
+        for run, accuracy in first[arm].items():
+            low, high = first["intervals"][arm][run]
+            assert 0 <= low <= accuracy <= high <= 1
+    for name in ("training_curve.png", "search_tree.png", "metrics/warm_up/metrics.csv"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert len(load_trees(tmp_path / "reinforce_trees.jsonl")) == 4
+    warmed, _ = load_model(tmp_path / "warmed_up")
+    reinforced, _ = load_model(tmp_path / "reinforced")
+    changed = [
+        name
+        for name, value in warmed.state_dict().items()
+        if not value.equal(reinforced.state_dict()[name])
+    ]
+    assert changed
+
+    start = time.monotonic()
+    run_demo(tmp_path, SMALL)
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in first.items() if k != "seconds"
+    }
+    assert time.monotonic() - start < first["seconds"] / 2 + 5
+
+
+def test_another_seed_in_the_same_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps("of another run"))
+    assert main(["--output", str(tmp_path), "--seed", "3"]) == 2
+    assert "choose another output folder" in capsys.readouterr().err
