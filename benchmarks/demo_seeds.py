@@ -43,7 +43,16 @@ def main() -> None:
         folder = arguments.output / str(seed)
         finished = folder / "result.json"
         if not finished.exists():
-            command = [sys.executable, "-m", "rftt", "demo", "--output", str(folder), "--seed", str(seed)]
+            command = [
+                sys.executable,
+                "-m",
+                "rftt",
+                "demo",
+                "--output",
+                str(folder),
+                "--seed",
+                str(seed),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         result = json.loads(finished.read_text())
         results[seed] = result | checks(result)

@@ -54,11 +54,12 @@ def test_supervised_tuning_teaches_the_tokens(tmp_path: Path) -> None:
     assert float(learner.loss(model, batch).loss) < 0.1
 
 
-class _LikesFewSteps(Verifier):
-    """Scores 1 for a solution of one step, 0 for more."""
+class _LikesAnalysis(Verifier):
+    """Scores 1 for a solution that begins with ``analysis``."""
 
     def judge(self, problem: Problem, solutions: object) -> list[Verdict]:  # type: ignore[override]
-        return [Verdict(float(len(s.steps) <= 2)) for s in solutions]  # type: ignore[attr-defined]
+        starts = [s.steps[0].function for s in solutions]  # type: ignore[attr-defined]
+        return [Verdict(float(function == "analysis")) for function in starts]
 
 
 def test_reinforcement_raises_the_reward(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_reinforcement_raises_the_reward(tmp_path: Path) -> None:
     reference = copy.deepcopy(model).requires_grad_(False)
     frozen = copy.deepcopy(reference.state_dict())
     learner = ReinforcePlusPlus(policy, reference, kl=0.001)
-    explorer = Explorer(policy, BestOfN(16), _LikesFewSteps(), Budget(rollouts=16), max_tokens=40)
+    explorer = Explorer(policy, BestOfN(16), _LikesAnalysis(), Budget(rollouts=16), max_tokens=40)
     rewards: list[float] = []
     tuner = Tuner(
         model, learner, explorer=explorer, learning_rate=3e-3, warm_steps=1,
