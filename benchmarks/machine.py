@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 PACKAGES = ("rftt", "torch", "transformers", "lightning")
 
 
 def machine() -> dict[str, object]:
     """Processor, cores, Python and the versions that matter."""
-    processor = platform.processor() or platform.machine()
     return {
-        "processor": processor,
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
+
+
+def _processor() -> str:
+    """The model's name, on Linux; elsewhere the architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()

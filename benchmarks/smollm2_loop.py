@@ -96,6 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="asdiv.jsonl")
     parser.add_argument("--heldout", type=int, default=40)
+    parser.add_argument("--rollouts", type=int, default=16, help="of warm-up search, for each problem")
+    parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -118,10 +120,13 @@ def main() -> None:
             low, high = result.interval
             figures |= {"accuracy": result.accuracy, "low": low, "high": high, "tokens": result.tokens}
 
+    def sampler() -> TransformersSampler:
+        return TransformersSampler(model, tokenizer, temperature=arguments.temperature, batch_size=64)
+
     def prompted(*functions: str) -> PromptedPolicy:
         return PromptedPolicy(
-            TransformersSampler(model, tokenizer, batch_size=32), tokenizer, grammar,
-            functions=functions, prompts=PROMPTS, question=lambda p: EXAMPLES + plain_question(p),
+            sampler(), tokenizer, grammar, functions=functions, prompts=PROMPTS,
+            question=lambda p: EXAMPLES + plain_question(p),
         )  # fmt: skip
 
     measure("prompted", prompted("next_step"))
@@ -129,7 +134,7 @@ def main() -> None:
     with stages("warm-up search") as figures:
         trees = run_search(
             train[:16], MCTS(openers="sampled", width=4, parallel=8), policy, verifier,
-            budget=Budget(rollouts=16), seed=arguments.seed, max_depth=6, max_tokens=120,
+            budget=Budget(rollouts=arguments.rollouts), seed=arguments.seed, max_depth=6, max_tokens=120,
         )  # fmt: skip
         right = sum(tree.total[0] for tree in trees)
         figures |= {"tokens": sum(tree.tokens for tree in trees), "right_rollouts": right}
@@ -142,8 +147,7 @@ def main() -> None:
             **{k: data["kind"].count(k) for k in sorted(set(data["kind"]))},
         }
     add_rows(model, tokenizer, tokens)
-    sampler = TransformersSampler(model, tokenizer, batch_size=32)
-    functional = FunctionalPolicy(sampler, tokenizer, tokens, question=plain_question)
+    functional = FunctionalPolicy(sampler(), tokenizer, tokens, question=plain_question)
 
     def fit(tuner: Tuner, loader: DataLoader[Any]) -> None:
         lightning.Trainer(
