@@ -51,12 +51,12 @@ from rftt.verifiers.math import MathVerifier
 
 WARM_UP_FUNCTIONS = ("clarify", "analysis", "subquestion", "next_step")
 """The paper's first five without ``direct_answer``: nano's jumps to the answer are right by luck only
-(benchmarks/nano_headroom.py), and lucky paths would be taught as right ones."""
+(``prompted_styles.json`` of a run has the figure), and lucky paths would be taught as right ones."""
 
 STYLES = {"step by step": ("next_step",), "direct": ("direct_answer", "clarify")}
 
 
-def _search(rollouts_at_once: int, exploration: float) -> Searcher:
+def _tree_search(rollouts_at_once: int, exploration: float) -> Searcher:
     return MCTS(
         openers="sampled", width=rollouts_at_once, parallel=rollouts_at_once, exploration=exploration
     )
@@ -72,7 +72,7 @@ class DemoSettings:
     rollouts: int = 16
     temperature: float = 0.7
     max_tokens: int = 320
-    searcher: Searcher = field(factory=lambda: _search(8, 1.0))
+    searcher: Searcher = field(factory=lambda: _tree_search(8, 1.0))
     warm_up_problems: int = 256
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
@@ -81,7 +81,7 @@ class DemoSettings:
     problems_per_update: int = 16
     reinforce_rate: float = 2e-4
     kl: float = 0.3
-    answer_searcher: Searcher = field(factory=lambda: _search(4, 1.0))
+    answer_searcher: Searcher = field(factory=lambda: _tree_search(4, 1.0))
 
 
 class Demo:

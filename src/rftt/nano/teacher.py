@@ -27,9 +27,9 @@ from rftt.problems.arithmetic import (
     split_of,
     steps,
 )
+from rftt.problems.problem import BOXED
 from rftt.tokens.grammar import Grammar
 
-BOXED: Final = "\\boxed{"
 RIGHT: Final = "\nright:"
 """Opens the right step that a comparison shows beside a wrong one."""
 

@@ -8,7 +8,7 @@ from typing import Final
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rftt.nano.teacher import BOXED
+from rftt.problems.problem import BOXED
 from rftt.tokens.grammar import Grammar
 
 _SIGNS: Final = ("\n", ":", "+", "-", "*", "(", ")", "=", "}", " ", *"0123456789")

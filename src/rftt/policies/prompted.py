@@ -11,11 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import Extension, Policy, Segment, State
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
-from rftt.problems.problem import Problem, question_line
+from rftt.problems.problem import BOXED, Problem, question_line
 from rftt.tokens.automaton import stop_automaton
 from rftt.tokens.grammar import Grammar
-
-BOXED = "\\boxed{"
 
 
 @frozen

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import frozen
+
+BOXED: Final = "\\boxed{"
+"""What opens an answer in a solution's text; a closing brace ends it."""
 
 
 @frozen

@@ -14,22 +14,21 @@ from typing import Final
 from attrs import define, field, frozen
 
 from rftt.interfaces import Solution, Verdict, Verifier
-from rftt.problems.problem import Problem
+from rftt.problems.problem import BOXED, Problem
 
-_BOXED: Final = "\\boxed{"
 _PLAIN: Final = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?\Z")
 
 
 def boxed(text: str) -> str | None:
     """The content of the last ``\\boxed{...}`` whose braces balance, ``None`` if there is none."""
-    start = text.rfind(_BOXED)
+    start = text.rfind(BOXED)
     while start >= 0:
         depth = 1
-        for position in range(start + len(_BOXED), len(text)):
+        for position in range(start + len(BOXED), len(text)):
             depth += {"{": 1, "}": -1}.get(text[position], 0)
             if depth == 0:
-                return text[start + len(_BOXED) : position].strip() or None
-        start = text.rfind(_BOXED, 0, start)
+                return text[start + len(BOXED) : position].strip() or None
+        start = text.rfind(BOXED, 0, start)
     return None
 
 
