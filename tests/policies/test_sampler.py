@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def _splitmix(seed: int, position: int) -> float:
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5), st.integers(0, 10_000))
 def test_noise_is_splitmix64(seeds: list[int], position: int) -> None:
     expected = [_splitmix(seed, position) for seed in seeds]
-    assert uniform(torch.tensor(seeds), position).tolist() == expected
+    assert uniform(torch.tensor(seeds), torch.full((len(seeds),), position)).tolist() == expected
 
 
 def test_splitmix64_reference_value() -> None:
@@ -74,6 +75,74 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     small = _sampler(batch_size=5)
     backwards = small.sample(REQUESTS[::-1], _automaton(small))[::-1]
     assert [s.ids for s in together] == [s.ids for s in backwards]
+
+
+def _plain_log_probs(sampler: TransformersSampler, prompt: tuple[int, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        logits = sampler.model(torch.tensor([prompt])).logits[0, -1].double()
+    logits[sampler.vocabulary :] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+@given(
+    st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=12).map(tuple), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.integers(0, 40),
+)
+def test_what_was_read_before_changes_nothing(
+    prompts: list[tuple[int, ...]], batch_size: int, kept_tokens: int
+) -> None:
+    """Few ids and short prompts, so that most share their beginnings; and a store of any size, down to
+    none at all."""
+    model = tiny_model()
+    per_token = 2 * 2 * 1 * 16 * 4  # sides, layers, heads, dimensions, bytes
+    sampler = TransformersSampler(
+        model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * per_token
+    )
+    automaton = _automaton(sampler)
+    requests = [SampleRequest(prompt, seed, 1, 6) for seed, prompt in enumerate(prompts)]
+    for _ in range(2):
+        for request, sample in zip(requests, sampler.sample(requests, automaton), strict=True):
+            for place, token in enumerate(sample.ids):
+                plain = _plain_log_probs(sampler, request.prompt + sample.ids[:place])
+                assert abs(float(plain[token]) - sample.log_probs[place]) < 1e-4
+        priors = sampler.next_log_probs(prompts, [1] * len(prompts), automaton)
+        for prompt, row in zip(prompts, priors, strict=True):
+            torch.testing.assert_close(
+                row.double(), _plain_log_probs(sampler, prompt), atol=1e-4, rtol=0
+            )
+
+
+def test_other_weights_are_noticed() -> None:
+    sampler = _sampler()
+    automaton = _automaton(sampler)
+    before = sampler.next_log_probs([(3, 4, 5)], [1], automaton)
+    other = tiny_model(seed=1)
+    sampler.model.load_state_dict(other.state_dict())
+    after = sampler.next_log_probs([(3, 4, 5)], [1], automaton)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(
+        after[0].double(), _plain_log_probs(sampler, (3, 4, 5)), atol=1e-4, rtol=0
+    )
+
+
+def test_a_shared_prompt_is_read_once() -> None:
+    sampler = _sampler()
+    read: list[int] = []
+
+    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        read.append(kwargs["input_ids"].numel())
+
+    sampler.model.register_forward_pre_hook(count, with_kwargs=True)
+    prompt = tuple(3 + i % 5 for i in range(100))
+    sampler.sample([SampleRequest(prompt, seed, 1, 1) for seed in range(16)], _automaton(sampler))
+    assert sum(read) == 100 + 15
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    sampler = _sampler()
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        sampler.sample([SampleRequest((), 0, 1, 1)], _automaton(sampler))
 
 
 def test_greedy_takes_the_likeliest_id() -> None:

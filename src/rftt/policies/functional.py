@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rftt.interfaces import Extension, Policy, Segment, State
+from rftt.interfaces import Extension, Segment, State
+from rftt.policies.dialogue import Dialogue, SampledPolicy
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.problems.problem import Problem, question_line
-from rftt.tokens.automaton import TokenAutomaton, grammar_automaton, stopping_at
+from rftt.tokens.automaton import grammar_automaton, with_stopping_copies
 from rftt.tokens.functional import FunctionalTokens
 
 
-class FunctionalPolicy(Policy):
+class FunctionalPolicy(SampledPolicy):
     """Samples ``<function> body </function>`` after ``<function> body </function>`` under the grammar.
 
     A whole solution is one generation: the grammar's automaton allows only legal openers between
@@ -40,10 +41,11 @@ class FunctionalPolicy(Policy):
         self.grammar = tokens.grammar
         self.question = question
         banned = {i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None}
-        self.automaton: TokenAutomaton = grammar_automaton(
+        solutions = grammar_automaton(
             tokens, vocabulary=sampler.vocabulary, size=sampler.size, banned=banned
         )
-        self._one_step = stopping_at(self.automaton, tokens.closers.values())
+        self._single_steps = len(solutions.allowed)
+        self.automaton = with_stopping_copies(solutions, tokens.closers.values())
         self._closes = dict(zip(tokens.closers.values(), tokens.closers, strict=True))
         self._opens = dict(zip(tokens.openers.values(), tokens.openers, strict=True))
 
@@ -57,17 +59,10 @@ class FunctionalPolicy(Policy):
             for state, row in zip(states, log_probs, strict=True)
         ]
 
-    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
-        chains: list[list[Segment]] = [[] for _ in requests]
-        for until, automaton in (("answer", self.automaton), ("step", self._one_step)):
-            places = [i for i, request in enumerate(requests) if request.until == until]
-            if places:
-                forced = [self._forced(requests[i]) for i in places]
-                asked = [self._asked(requests[i], f) for i, f in zip(places, forced, strict=True)]
-                samples = self.sampler.sample(asked, automaton)
-                for i, ids, sample in zip(places, forced, samples, strict=True):
-                    chains[i] = self._segments(ids, sample)[: requests[i].max_steps]
-        return chains
+    def dialogue(self, request: Extension) -> Dialogue:
+        forced = self._forced(request)
+        sample = yield self._asked(request, forced)
+        return self._segments(forced, sample)[: request.max_steps]
 
     def context(self, state: State) -> tuple[int, ...]:
         """The ids a step follows: the question, then each step with its tags."""
@@ -98,6 +93,8 @@ class FunctionalPolicy(Policy):
             state = self.automaton.between[request.state.last]
         else:
             state = self.automaton.within[request.function]
+        if request.until == "step":
+            state += self._single_steps
         return SampleRequest(self.context(request.state) + forced, request.seed, state, left)
 
     def _segments(self, forced: tuple[int, ...], sample: Sample) -> list[Segment]:

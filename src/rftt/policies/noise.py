@@ -14,11 +14,12 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-def uniform(seeds: Int64[Tensor, " rows"], position: int) -> Float64[Tensor, " rows"]:
+def uniform(
+    seeds: Int64[Tensor, " rows"], positions: Int64[Tensor, " rows"]
+) -> Float64[Tensor, " rows"]:
     """Uniform numbers in [0, 1): SplitMix64's output function (Steele, Lea and Flood 2014) of
-    ``seed + (position + 1) * golden ratio``, its upper 53 bits."""
-    step = (position + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF
-    x = seeds + (step - (1 << 64) if step >= 1 << 63 else step)
+    ``seed + (position + 1) * golden ratio``, its upper 53 bits. Products wrap at 64 bits."""
+    x = seeds + (positions + 1) * _GOLDEN
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     x = x ^ _shift_right(x, 31)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from random import Random
 
-from attrs import frozen
 from transformers import PreTrainedTokenizerBase
 
-from rftt.interfaces import Extension, Policy, Segment, State
+from rftt.interfaces import Extension, Segment, State
+from rftt.policies.dialogue import Dialogue, SampledPolicy
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.problems.problem import BOXED, Problem, question_line
 from rftt.tokens.automaton import stop_automaton
 from rftt.tokens.grammar import Grammar
 
 
-@frozen
-class _Asked:
-    """One step to sample: its context, without the prompt that ``function`` adds."""
-
-    context: tuple[int, ...]
-    function: str
-    seed: int
-    max_tokens: int
-    prefix: tuple[int, ...] = ()
-
-
-class PromptedPolicy(Policy):
+class PromptedPolicy(SampledPolicy):
     """Asks for each step with a prompt in plain words, and takes one line of reply as its body.
 
     A solution is over when a step whose function may be followed by a terminal function holds a
@@ -78,7 +67,7 @@ class PromptedPolicy(Policy):
             raise ValueError(f"stop: no id of the tokenizer contains {stop!r}")
         ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         self._stops = frozenset([*stops, *ends])
-        self._automaton = stop_automaton(self._stops, vocabulary, sampler.size)
+        self.automaton = stop_automaton(self._stops, vocabulary, sampler.size)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -94,30 +83,18 @@ class PromptedPolicy(Policy):
             priors.append({name: -math.log(len(legal)) for name in legal})
         return priors
 
-    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
-        chains: list[list[Segment]] = [[] for _ in requests]
-        rngs = [Random(request.seed) for request in requests]
-        contexts = [self.context(request.state) for request in requests]
-        alive = list(range(len(requests)))
-        while alive:
-            asked = []
-            for i in alive:
-                request, chain = requests[i], chains[i]
-                left = request.max_tokens - sum(len(segment.ids) for segment in chain)
-                asked.append(
-                    _Asked(
-                        contexts[i],
-                        self._function(request, chain, rngs[i]),
-                        rngs[i].getrandbits(63),
-                        left,
-                        () if chain else request.prefix,
-                    )
-                )
-            for i, segment in zip(alive, self._sample(asked), strict=True):
-                chains[i].append(segment)
-                contexts[i] += self._prompts[segment.function] + segment.ids
-            alive = [i for i in alive if not self._is_over(requests[i], chains[i])]
-        return chains
+    def dialogue(self, request: Extension) -> Dialogue:
+        rng = Random(request.seed)
+        context = self.context(request.state)
+        chain: list[Segment] = []
+        while not chain or not self._is_over(request, chain):
+            left = request.max_tokens - sum(len(segment.ids) for segment in chain)
+            function = self._function(request, chain, rng)
+            prefix = () if chain else request.prefix
+            segment = yield from self._step(context, function, rng.getrandbits(63), left, prefix)
+            chain.append(segment)
+            context += self._prompts[function] + segment.ids
+        return chain
 
     def ask(
         self,
@@ -130,12 +107,16 @@ class PromptedPolicy(Policy):
     ) -> list[Segment]:
         """One step of ``function`` for each state, after showing the model a hint: text that comes
         before the prompt and is not kept. Cross-verification shows the right step so."""
-        return self._sample(
-            [
-                _Asked(self.context(state) + self._encode(hint), function, seed, max_tokens)
-                for state, hint, seed in zip(states, hints, seeds, strict=True)
-            ]
-        )
+        dialogues = [
+            self._only_step(self.context(state) + self._encode(hint), function, seed, max_tokens)
+            for state, hint, seed in zip(states, hints, seeds, strict=True)
+        ]
+        return [step for (step,) in self.hold(dialogues)]
+
+    def _only_step(
+        self, context: tuple[int, ...], function: str, seed: int, max_tokens: int
+    ) -> Dialogue:
+        return [(yield from self._step(context, function, seed, max_tokens, ()))]
 
     def body(self, segment: Segment) -> tuple[int, ...]:
         """A segment's ids without the id that stopped it."""
@@ -159,19 +140,17 @@ class PromptedPolicy(Policy):
             )
         return rng.choice(legal)
 
-    def _sample(self, asked: Sequence[_Asked]) -> list[Segment]:
-        requests = [
-            SampleRequest(
-                a.context + self._prompts[a.function] + a.prefix, a.seed, 1, a.max_tokens - len(a.prefix)
-            )
-            for a in asked
-        ]
-        samples = self.sampler.sample(requests, self._automaton) if requests else []
-        return [self._segment(a, sample) for a, sample in zip(asked, samples, strict=True)]
-
-    def _segment(self, asked: _Asked, sample: Sample) -> Segment:
-        function, forced = asked.function, len(asked.prefix)
-        ids = asked.prefix + sample.ids
+    def _step(
+        self,
+        context: tuple[int, ...],
+        function: str,
+        seed: int,
+        max_tokens: int,
+        prefix: tuple[int, ...],
+    ) -> Generator[SampleRequest, Sample, Segment]:
+        prompt = context + self._prompts[function] + prefix
+        sample = yield SampleRequest(prompt, seed, 1, max_tokens - len(prefix))
+        ids = prefix + sample.ids
         is_cut = ids[-1] not in self._stops
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         may_end = any(self.grammar.is_terminal(name) for name in self.grammar.legal(function))
@@ -179,8 +158,8 @@ class PromptedPolicy(Policy):
             function=function,
             text=text,
             ids=ids,
-            log_probs=(0.0,) * forced + sample.log_probs,
-            chosen=(False,) * forced + (True,) * len(sample.ids),
+            log_probs=(0.0,) * len(prefix) + sample.log_probs,
+            chosen=(False,) * len(prefix) + (True,) * len(sample.ids),
             is_final=is_cut or not self.legal(function) or (may_end and BOXED in text),
             is_cut=is_cut,
         )

@@ -31,6 +31,19 @@ class Sample:
     log_probs: tuple[float, ...]
 
 
+class SampleStream(ABC):
+    """Requests under way: more can be added while others still run."""
+
+    @abstractmethod
+    def add(self, key: int, request: SampleRequest) -> None:
+        """Take on a request. Where there is more to do than fits one batch, lower keys go first."""
+
+    @abstractmethod
+    def collect(self) -> list[tuple[int, Sample]]:
+        """Work until at least one request is done; keys and samples of those that are. Empty when
+        none is under way."""
+
+
 class Sampler(ABC):
     """A model that can be sampled from. ``temperature`` 0 is greedy."""
 
@@ -41,9 +54,19 @@ class Sampler(ABC):
     """Number of rows in the model's output, at least ``vocabulary``."""
 
     @abstractmethod
+    def stream(self, automaton: TokenAutomaton) -> SampleStream:
+        """An empty stream. Ids that the automaton forbids have probability 0 and the rest is
+        renormalised. The model's weights must not change while requests are under way."""
+
     def sample(self, requests: Sequence[SampleRequest], automaton: TokenAutomaton) -> list[Sample]:
-        """One sample for each request, in order. Ids that the automaton forbids have probability 0
-        and the rest is renormalised."""
+        """One sample for each request, in order."""
+        stream = self.stream(automaton)
+        for key, request in enumerate(requests):
+            stream.add(key, request)
+        samples: dict[int, Sample] = {}
+        while done := stream.collect():
+            samples.update(done)
+        return [samples[key] for key in range(len(requests))]
 
     @abstractmethod
     def next_log_probs(

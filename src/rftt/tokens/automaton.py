@@ -37,11 +37,18 @@ class TokenAutomaton:
         )
 
 
-def stopping_at(automaton: TokenAutomaton, ids: Collection[int]) -> TokenAutomaton:
-    """The same automaton, ending after any of ``ids``."""
-    following = automaton.following.clone()
-    following[:, list(ids)] = END
-    return TokenAutomaton(automaton.allowed, following, automaton.between, automaton.within)
+def with_stopping_copies(automaton: TokenAutomaton, ids: Collection[int]) -> TokenAutomaton:
+    """The same automaton and, for each of its ``n`` states ``s``, a state ``n + s`` that differs in that
+    any of ``ids`` ends the sample."""
+    states = len(automaton.allowed)
+    stopping = torch.where(automaton.following == END, END, automaton.following + states)
+    stopping[:, list(ids)] = END
+    return TokenAutomaton(
+        automaton.allowed.repeat(2, 1),
+        torch.cat([automaton.following, stopping]),
+        automaton.between,
+        automaton.within,
+    )
 
 
 def stop_automaton(stop_ids: Collection[int], vocabulary: int, size: int) -> TokenAutomaton:

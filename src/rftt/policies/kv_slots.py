@@ -1,0 +1,133 @@
+"""Keys and values of a running batch whose rows begin and end at different times.
+
+transformers' own caches hold rows of one common length, so a row can neither join a running batch nor
+leave it without a copy of the whole. Here each row starts at column 0 and has a length of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+_ROOM: Final = 64
+"""Columns are added in multiples of this."""
+
+
+class KVSlots:
+    """Room for rows of tokens that a model has read.
+
+    ``store[row, 2 * layer]`` holds a row's keys and ``store[row, 2 * layer + 1]`` its values, each
+    ``[heads, tokens, dimensions]``. Rows in use are kept together at the front, so that a forward
+    pass reads a slice. The last column is a bin for what is computed for padding.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        self.model = model
+        self.heads: int = getattr(config, "num_key_value_heads", None) or heads
+        self.layers: int = config.num_hidden_layers
+        self.dimensions: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.store = torch.zeros(0, *self.token_shape[:2], 0, self.token_shape[2])
+
+    @property
+    def token_shape(self) -> tuple[int, int, int]:
+        """One token's keys and values: ``(sides, heads, dimensions)``."""
+        return 2 * self.layers, self.heads, self.dimensions
+
+    def make_room(self, rows: int, columns: int) -> None:
+        """Hold at least so many rows and, beside the bin, so many columns."""
+        held_rows, _, _, held_columns, _ = self.store.shape
+        if rows <= held_rows and columns < held_columns:
+            return
+        rows = max(rows, held_rows)
+        columns = (columns // _ROOM + 1) * _ROOM if columns >= held_columns else held_columns
+        # Zeros, not `empty`: a masked value is still multiplied by 0, and 0 * nan is nan.
+        grown = torch.zeros(
+            rows, 2 * self.layers, self.heads, columns, self.dimensions,
+            dtype=self.model.dtype, device=self.model.device,
+        )  # fmt: skip
+        grown[:held_rows, :, :, :held_columns] = self.store
+        self.store = grown
+
+    def write(
+        self, row: int, start: int, tokens: Float[Tensor, "tokens sides heads dimensions"]
+    ) -> None:
+        """Put tokens that were read before into a row."""
+        self.store[row, :, :, start : start + len(tokens)] = tokens.permute(1, 2, 0, 3)
+
+    def read(self, row: int, start: int, end: int) -> Float[Tensor, "tokens sides heads dimensions"]:
+        """Tokens ``start`` to ``end`` of a row."""
+        return self.store[row, :, :, start:end].permute(2, 0, 1, 3)
+
+    def forward(
+        self,
+        first_row: int,
+        starts: Int64[Tensor, " rows"],
+        ids: Int64[Tensor, "rows new"],
+        counts: Int64[Tensor, " rows"],
+    ) -> Float[Tensor, "rows size"]:
+        """Read new ids in the rows from ``first_row``; logits of what comes after the last.
+
+        ``starts`` are the rows' lengths so far; ``counts`` says how many ids of each row are real:
+        what stands to the left of those is padding.
+        """
+        rows, new = ids.shape
+        device = ids.device
+        offsets = torch.arange(new, device=device) - (new - counts[:, None])
+        columns = torch.where(offsets >= 0, starts[:, None] + offsets, self.store.shape[3] - 1)
+        positions = (starts[:, None] + offsets).clamp(min=0)
+        width = int(positions[:, -1].max()) + 1
+        seen = torch.arange(width, device=device) <= positions[:, :, None]
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
+        mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
+        taken = self.store[first_row : first_row + rows]
+        places = torch.arange(rows, device=device)[:, None]
+        cache = Cache(
+            layers=[
+                _SlotLayer((taken[:, 2 * layer], taken[:, 2 * layer + 1]), places, columns, width)
+                for layer in range(self.layers)
+            ]
+        )
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer's keys and values during one forward pass."""
+
+    def __init__(
+        self,
+        held: tuple[Tensor, Tensor],
+        places: Int64[Tensor, "rows 1"],
+        columns: Int64[Tensor, "rows new"],
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self._held = held
+        self._places, self._columns, self._width = places, columns, width
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = self._held
+        keys[self._places, :, self._columns] = key_states.transpose(1, 2)
+        values[self._places, :, self._columns] = value_states.transpose(1, 2)
+        return keys[:, :, : self._width], values[:, :, : self._width]
+
+    def get_seq_length(self) -> int:
+        return self._width - self._columns.shape[1]

@@ -1,0 +1,95 @@
+"""What a model has read before, so that it is not read again.
+
+Branches of a tree share their beginnings, and a step asked for by a prompt continues what was just
+sampled. Each token's keys and values are kept under its whole prefix, up to a bound; the oldest give
+way first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EMPTY = 0
+"""The key of the empty prefix."""
+
+
+def longer(key: int, token: int) -> int:
+    """The key of a prefix with one more token."""
+    return hash((key, token))
+
+
+class PrefixPool:
+    """A ring of ``capacity`` tokens, each found by the ids up to and including it.
+
+    ``shape`` is that of one token's keys and values: ``(sides, heads, dimensions)``.
+    """
+
+    def __init__(self, capacity: int, shape: tuple[int, int, int]) -> None:
+        self._store = torch.empty(0, *shape)
+        self._place: dict[int, int] = {}
+        self._key: list[int | None] = [None] * capacity
+        self._next = 0
+
+    def clear(self) -> None:
+        """Forget everything; the memory stays taken."""
+        self._place.clear()
+        self._key = [None] * len(self._key)
+        self._next = 0
+
+    def match(self, ids: Sequence[int]) -> tuple[list[int], int]:
+        """The places of the longest known prefix of ``ids``, and its key. Places stay good until the
+        next :meth:`insert`."""
+        places = []
+        key = EMPTY
+        for token in ids:
+            next_key = longer(key, token)
+            place = self._place.get(next_key)
+            if place is None:
+                break
+            places.append(place)
+            key = next_key
+        return places, key
+
+    def gather(self, places: Sequence[int]) -> Float[Tensor, "tokens sides heads dimensions"]:
+        """What is kept at some places."""
+        return self._store[torch.tensor(places, dtype=torch.int64, device=self._store.device)]
+
+    def insert(
+        self, key: int, ids: Sequence[int], tokens: Float[Tensor, "tokens sides heads dimensions"]
+    ) -> int:
+        """Keep the tokens ``ids`` that follow the prefix with ``key``; the key of the longest prefix."""
+        new: list[int] = []
+        places: list[int] = []
+        for offset, token in enumerate(ids):
+            key = longer(key, token)
+            if key not in self._place and len(new) < len(self._key):
+                new.append(offset)
+                places.append(self._take(key))
+        if new:
+            self._grow(max(places) + 1, tokens)
+            device = self._store.device
+            chosen = tokens if len(new) == len(ids) else tokens[torch.tensor(new, device=device)]
+            self._store[torch.tensor(places, device=device)] = chosen
+        return key
+
+    def _take(self, key: int) -> int:
+        """A place for a key: the next in the ring, whoever held it."""
+        place = self._next
+        self._next = (place + 1) % len(self._key)
+        if (old := self._key[place]) is not None:
+            del self._place[old]
+        self._key[place] = key
+        self._place[key] = place
+        return place
+
+    def _grow(self, size: int, like: Tensor) -> None:
+        """Memory is taken as it is needed, doubling."""
+        held = len(self._store)
+        if size > held:
+            store = like.new_empty(min(len(self._key), max(size, 2 * held)), *self._store.shape[1:])
+            store[:held] = self._store
+            self._store = store
