@@ -56,32 +56,34 @@ WARM_UP_FUNCTIONS = ("clarify", "analysis", "subquestion", "next_step")
 STYLES = {"step by step": ("next_step",), "direct": ("direct_answer", "clarify")}
 
 
-def _tree_search(rollouts_at_once: int, exploration: float) -> Searcher:
-    return MCTS(
-        openers="sampled", width=rollouts_at_once, parallel=rollouts_at_once, exploration=exploration
-    )
+def _tree_search(width: int) -> Searcher:
+    return MCTS(openers="sampled", width=width, parallel=width, exploration=1.0)
 
 
 @frozen
 class DemoSettings:
     """How much of everything. The defaults were chosen on problems of the ``warmup`` and
-    ``reinforce`` splits; held-out problems had no part in it."""
+    ``reinforce`` splits; held-out problems had no part in it.
+
+    ``temperature`` is that of every evaluation and of the warm-up search. Reinforcement explores at
+    ``reinforce_temperature``: what it learns there helps at lower ones too."""
 
     seed: int = 0
     heldout: int = 500
     rollouts: int = 16
     temperature: float = 0.7
     max_tokens: int = 320
-    searcher: Searcher = field(factory=lambda: _tree_search(8, 1.0))
+    searcher: Searcher = field(factory=lambda: _tree_search(8))
+    answer_searcher: Searcher = field(factory=lambda: _tree_search(4))
     warm_up_problems: int = 256
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
     warm_up_rate: float = 1e-3
-    updates: int = 30
-    problems_per_update: int = 16
+    updates: int = 25
+    problems_per_update: int = 32
+    reinforce_temperature: float = 1.0
     reinforce_rate: float = 2e-4
-    kl: float = 0.3
-    answer_searcher: Searcher = field(factory=lambda: _tree_search(4, 1.0))
+    kl: float = 0.1
 
 
 class Demo:
@@ -109,13 +111,13 @@ class Demo:
 
     def prompted(self, functions: Collection[str], temperature: float) -> PromptedPolicy:
         model, tokenizer = load_nano()
-        sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
+        sampler = TransformersSampler(model, tokenizer, temperature=temperature)
         return PromptedPolicy(sampler, tokenizer, self.grammar, functions=functions)
 
     def functional(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float
     ) -> FunctionalPolicy:
-        sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
+        sampler = TransformersSampler(model, tokenizer, temperature=temperature)
         tokens = FunctionalTokens.find(tokenizer, self.grammar)
         return FunctionalPolicy(sampler, tokenizer, tokens)
 
@@ -167,7 +169,7 @@ class Demo:
         if (folder / "config.json").exists():
             return folder
         model, tokenizer = load_model(warmed_up)
-        policy = self.functional(model, tokenizer, settings.temperature)
+        policy = self.functional(model, tokenizer, settings.reinforce_temperature)
         reference = copy.deepcopy(model).requires_grad_(False)
         learner = ReinforcePlusPlus(policy, reference, kl=settings.kl, group_baseline=True)
         explorer = Explorer(
