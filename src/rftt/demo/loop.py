@@ -57,7 +57,7 @@ STYLES = {"step by step": ("next_step",), "direct": ("direct_answer", "clarify")
 
 
 def _tree_search(width: int) -> Searcher:
-    return MCTS(openers="sampled", width=width, parallel=width, exploration=1.0)
+    return MCTS(openers="sampled", width=width, parallel=16, exploration=1.0)
 
 
 @frozen
@@ -79,8 +79,8 @@ class DemoSettings:
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
     warm_up_rate: float = 1e-3
-    updates: int = 25
-    problems_per_update: int = 32
+    updates: int = 22
+    problems_per_update: int = 24
     reinforce_temperature: float = 1.0
     reinforce_rate: float = 2e-4
     kl: float = 0.1
