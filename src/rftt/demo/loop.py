@@ -75,12 +75,12 @@ class DemoSettings:
     max_tokens: int = 320
     searcher: Searcher = field(factory=lambda: _tree_search(8))
     answer_searcher: Searcher = field(factory=lambda: _tree_search(4))
-    warm_up_problems: int = 256
+    warm_up_problems: int = 144
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
     warm_up_rate: float = 1e-3
-    updates: int = 22
-    problems_per_update: int = 24
+    updates: int = 20
+    problems_per_update: int = 16
     reinforce_temperature: float = 1.0
     reinforce_rate: float = 2e-4
     kl: float = 0.1

@@ -80,7 +80,7 @@ class Tuner(lightning.LightningModule):
         learning_rate: float = 7e-6,
         warm_steps: int = 10,
         decay: bool = False,
-        tokens_at_once: int = 16384,
+        tokens_at_once: int = 2048,
         max_grad_norm: float = 1.0,
         on_trees: Callable[[Sequence[SearchTree]], None] | None = None,
     ) -> None:
