@@ -1,4 +1,4 @@
-"""Hypothesis strategies: grammars, and finite problems with every outcome known."""
+"""Strategies shared by tests: the library's finite problems, and the searchers and budgets to try."""
 
 from __future__ import annotations
 
@@ -6,56 +6,25 @@ from hypothesis import strategies as st
 
 from rftt import (
     MCTS,
+    AdaptiveConsistency,
     BeamSearch,
     BestOfN,
     Budget,
-    Function,
-    Grammar,
+    DiverseTreeSearch,
+    FrontierSearch,
+    GumbelMCTS,
+    ParticleFilter,
     Problem,
-    Reply,
     Searcher,
-    TabularPolicy,
-)
+    UncertaintyForking,
+)  # fmt: skip
+from rftt.finite.strategies import grammars, policies
+from rftt.search.frontier import best_first, breadth_first, depth_first
+from rftt.search.mcts import Dirichlet
+from rftt.search.schedules import Linear, Widening
+from rftt.search.selection import as_they_are, between_siblings, puct, uct
 
-NAMES = ("a", "b", "c", "d")
-
-
-@st.composite
-def grammars(draw: st.DrawFn) -> Grammar:
-    """Up to four functions and a terminal one; every function can be reached and can reach the end."""
-    names = NAMES[: draw(st.integers(1, 4))]
-    functions = [Function(name, f"do {name}") for name in (*names, "end")]
-    after = {name: draw(st.sets(st.sampled_from([*names, "end"]))) | {"end"} for name in names}
-    return Grammar(functions, start=names, followers={n: tuple(sorted(f)) for n, f in after.items()})
-
-
-def _grow(
-    draw: st.DrawFn, grammar: Grammar, table: dict[tuple[str, ...], list[Reply]], path: tuple[str, ...],
-    last: str | None, depth: int, unique: bool,
-) -> None:  # fmt: skip
-    legal = grammar.legal(last)
-    if not legal:
-        return
-    if depth <= 0 and "end" in legal:
-        legal = ("end",)
-    chosen = draw(st.lists(st.sampled_from(legal), min_size=1, max_size=3, unique=unique))
-    weights = [draw(st.integers(1, 4)) for _ in chosen]
-    replies = []
-    for i, (function, weight) in enumerate(zip(chosen, weights, strict=True)):
-        text = f"{function}{i}" if function != "end" else f"{i} so \\boxed{{{draw(st.integers(0, 2))}}}"
-        replies.append(Reply(function, text, weight / sum(weights)))
-    table[path] = replies
-    for reply in replies:
-        _grow(draw, grammar, table, (*path, reply.text), reply.function, depth - 1, unique)
-
-
-@st.composite
-def policies(draw: st.DrawFn, unique: bool = False) -> TabularPolicy:
-    """A finite problem over a random grammar; ``unique``: each function has one reply at most."""
-    grammar = draw(grammars())
-    table: dict[tuple[str, ...], list[Reply]] = {}
-    _grow(draw, grammar, table, (), None, draw(st.integers(0, 3)), unique)
-    return TabularPolicy(grammar, table)
+__all__ = ["budgets", "grammars", "policies", "problems", "searchers"]
 
 
 def problems(count: int = 1) -> list[Problem]:
@@ -66,15 +35,32 @@ def problems(count: int = 1) -> list[Problem]:
 searchers: st.SearchStrategy[Searcher] = st.one_of(
     st.builds(
         MCTS,
-        exploration=st.sampled_from([0.0, 1.0, 2.0]),
+        exploration=st.sampled_from([0.0, 1.0, 2.0]) | st.just(Linear(2.0, 0.5, 10)),
+        selection=st.sampled_from([uct, puct]),
+        values=st.sampled_from([as_they_are, between_siblings]),
         openers=st.sampled_from(["ranked", "sampled"]),
         width=st.integers(1, 3),
+        widening=st.none() | st.just(Widening(1.0, 0.5)),
+        noise=st.none() | st.just(Dirichlet()),
         parallel=st.integers(1, 4),
         discount=st.sampled_from([1.0, 0.9]),
     ),
+    st.builds(
+        GumbelMCTS, simulations=st.integers(1, 20), considered=st.integers(1, 4),
+        discount=st.sampled_from([1.0, 0.9]),
+    ),
     st.builds(BeamSearch, width=st.integers(1, 3), branching=st.integers(1, 3)),
+    st.builds(DiverseTreeSearch, subtrees=st.integers(1, 3), branching=st.integers(1, 3)),
+    st.builds(
+        FrontierSearch, order=st.sampled_from([best_first, breadth_first, depth_first]),
+        branching=st.integers(1, 3), at_once=st.integers(1, 3),
+        prune_below=st.none() | st.just(-1.0),
+    ),
+    st.builds(ParticleFilter, particles=st.integers(1, 6)),
+    st.builds(UncertaintyForking, roots=st.integers(1, 3), at_once=st.integers(1, 3)),
     st.builds(BestOfN, n=st.integers(1, 6)),
-)
+    st.builds(AdaptiveConsistency, most=st.integers(1, 12), at_once=st.integers(1, 4)),
+)  # fmt: skip
 
 budgets: st.SearchStrategy[Budget] = st.builds(
     Budget,

@@ -52,6 +52,8 @@ class Segment:
     """Whether nothing may follow: the solution is complete, or this step was cut short."""
     is_cut: bool = False
     """Whether a limit ended the step before the policy did."""
+    body_start: int = 0
+    """How many ids stand before the body: 1 where an opener does."""
 
     def __attrs_post_init__(self) -> None:
         if not len(self.ids) == len(self.log_probs) == len(self.chosen):

@@ -22,7 +22,7 @@ from rftt import (
     best,
     run_search,
 )  # fmt: skip
-from rftt.search.mcts import uct_score
+from rftt.search.selection import uct
 from tests.strategies import policies, problems
 
 
@@ -39,11 +39,11 @@ from tests.strategies import policies, problems
     ],
 )
 def test_uct_score(value: float, visits: int, parent: int, c: float, expected: float) -> None:
-    assert uct_score(value, visits, parent, c) == pytest.approx(expected, abs=1e-12)
+    assert uct([value], [visits], parent, [1.0], c) == pytest.approx([expected], abs=1e-12)
 
 
 def test_an_unvisited_child_is_never_starved() -> None:
-    assert uct_score(0.0, 0, 10_000, 0.01) == math.inf
+    assert uct([0.0], [0], 10_000, [1.0], 0.01) == [math.inf]
 
 
 def _leaves(policy: TabularPolicy) -> int:

@@ -75,7 +75,7 @@ class DemoSettings:
     max_tokens: int = 320
     searcher: Searcher = field(factory=lambda: _tree_search(8))
     answer_searcher: Searcher = field(factory=lambda: _tree_search(4))
-    warm_up_problems: int = 144
+    warm_up_problems: int = 256
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
     warm_up_rate: float = 1e-3
@@ -111,13 +111,13 @@ class Demo:
 
     def prompted(self, functions: Collection[str], temperature: float) -> PromptedPolicy:
         model, tokenizer = load_nano()
-        sampler = TransformersSampler(model, tokenizer, temperature=temperature)
+        sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
         return PromptedPolicy(sampler, tokenizer, self.grammar, functions=functions)
 
     def functional(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float
     ) -> FunctionalPolicy:
-        sampler = TransformersSampler(model, tokenizer, temperature=temperature)
+        sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
         tokens = FunctionalTokens.find(tokenizer, self.grammar)
         return FunctionalPolicy(sampler, tokenizer, tokens)
 

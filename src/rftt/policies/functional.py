@@ -117,6 +117,7 @@ class FunctionalPolicy(SampledPolicy):
                         chosen=tuple(i >= len(forced) for i in range(start, end)),
                         is_final=not is_closed or self.grammar.is_terminal(function),
                         is_cut=not is_closed,
+                        body_start=1,
                     )
                 )
                 start = end

@@ -47,7 +47,7 @@ class TransformersSampler(Sampler):
         tokenizer: PreTrainedTokenizerBase,
         *,
         temperature: float = 1.0,
-        batch_size: int = 1024,
+        batch_size: int = 256,
         prefix_bytes: int = 1 << 30,
     ) -> None:
         if temperature < 0:

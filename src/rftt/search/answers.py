@@ -43,6 +43,22 @@ def best(tree: SearchTree, weight: Weight | None = None) -> str | None:
     return max(answered(tree), key=lambda end: rank(tree, end[0]), default=(0, None))[1]
 
 
+def most_valuable(tree: SearchTree) -> str | None:
+    """The answer that the tree's values lead to: from the question always on to the child with the
+    largest mean score (more visits decide between equals), to an end. ``None`` if that has no
+    answer."""
+    node = 0
+    while tree.children[node]:
+        node = max(tree.children[node], key=lambda child: (_value(tree, child), tree.visits[child]))
+    verdict = tree.verdict[node]
+    return None if verdict is None else verdict.answer
+
+
+def _value(tree: SearchTree, node: int) -> float:
+    value = tree.value(node)
+    return -math.inf if value is None else value
+
+
 def _score(tree: SearchTree, node: int) -> float:
     verdict = tree.verdict[node]
     return -math.inf if verdict is None or verdict.score is None else verdict.score

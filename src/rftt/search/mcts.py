@@ -1,75 +1,100 @@
-"""Monte Carlo tree search with UCT."""
+"""Monte Carlo tree search, with the rule of choice, the exploration and the widening passed in."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 from attrs import field, frozen, validators
 
+from rftt.search.schedules import Constant, Schedule, Widening, as_schedule
 from rftt.search.searcher import Expansion, Growth, Searcher
+from rftt.search.selection import SelectionRule, ValueTransform, as_they_are, uct
 from rftt.search.tree import SearchTree
 
+_NOISE: Final = "root_noise"
 
-def uct_score(value: float, visits: int, parent_visits: int, exploration: float) -> float:
-    """The upper confidence bound for trees (Kocsis and Szepesvari 2006):
-    ``value + exploration * sqrt(ln(parent_visits) / visits)``; infinite for an unvisited child, so
-    that none is starved."""
-    if visits == 0:
-        return math.inf
-    return value + exploration * math.sqrt(math.log(max(1, parent_visits)) / visits)
+
+@frozen
+class Dirichlet:
+    """Noise in the root's prior (Silver et al. 2017): ``(1 - share) * prior + share * noise``, the noise
+    drawn once a tree from a symmetric Dirichlet distribution."""
+
+    concentration: float = field(default=0.3, validator=validators.gt(0))
+    share: float = field(default=0.25, validator=[validators.ge(0), validators.le(1)])
 
 
 @frozen
 class MCTS(Searcher):
-    """UCT; each simulation goes down to a node with room for a child and samples on to an answer.
+    """Each simulation goes down to a node with room for a child and samples on to an answer.
 
-    All steps of a sample become nodes, so later simulations can branch off anywhere along it.
+    All steps of a sample become nodes, so later simulations can branch off anywhere along it. A
+    finished subtree is closed and not entered again.
 
     Attributes:
-        exploration: the constant of UCT.
-        openers: who chooses a new child's function. ``"ranked"``: the searcher tries the legal
-            functions of the policy's prior, likeliest first (arXiv 2502.13389), ``width`` samples each.
-            ``"sampled"``: the policy samples it, ``width`` children in all; openers are then
-            samples that reinforcement can learn from.
+        exploration: the constant of the rule, or a schedule of it.
+        selection: the rule of choice; :func:`rftt.search.selection.uct` or ``puct``.
+        values: what the rule sees of the mean scores.
+        openers: who chooses a new child's function. ``"ranked"``: the searcher; each legal function
+            of the policy's prior is an option of its own, with or without a child, ``width`` samples
+            each, and among equals the likeliest is first (arXiv 2502.13389). ``"sampled"``: the
+            policy; a node has room for ``width`` children, and openers are samples that
+            reinforcement can learn from. A node with room is grown before its children are entered.
         width: see ``openers``.
+        widening: lets the number of children grow with the visits; ``None`` is all at once.
+        noise: in the root's prior; matters to ``"ranked"``.
         parallel: simulations in one round. Those under way count as visits, so that they spread.
         discount: factor on a score for each step it is backed up.
+        until: whether a simulation samples one step or goes on to an answer.
+        judges_steps: whether the verifier judges where a simulation ends, answer or not; with
+            ``until="step"`` it takes the place of AlphaZero's value network.
     """
 
-    exploration: float = field(default=2.0, validator=validators.ge(0))
+    exploration: Schedule = field(default=Constant(2.0), converter=as_schedule)
+    selection: SelectionRule = uct
+    values: ValueTransform = as_they_are
     openers: Literal["ranked", "sampled"] = field(
         default="ranked", validator=validators.in_(("ranked", "sampled"))
     )
     width: int = field(default=1, validator=validators.ge(1))
+    widening: Widening | None = None
+    noise: Dirichlet | None = None
     parallel: int = field(default=1, validator=validators.ge(1))
     discount: float = field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    until: Literal["step", "answer"] = field(
+        default="answer", validator=validators.in_(("step", "answer"))
+    )
+    judges_steps: bool = False
 
     @property
     def needs_prior(self) -> bool:  # type: ignore[override]
         return self.openers == "ranked"
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        # Simulations under way in this round, by node and, for the new child, by edge.
+        if self.noise is not None and _NOISE not in tree.memo and tree.prior[0] is not None:
+            tree.memo[_NOISE] = _dirichlet(self.noise.concentration, tree.prior[0], rng)
+        exploration = self.exploration(tree.visits[0])
+        # Simulations under way in this round: through a node, and for a new child of it.
         passing: Counter[int] = Counter()
         growing: Counter[tuple[int, str | None]] = Counter()
         wishes: list[Expansion] = []
         while len(wishes) < self.parallel and not tree.closed[0]:
             path = [0]
-            while not (room := self._room(tree, path[-1], growing))[0]:
-                child = self._best_child(tree, path[-1], passing)
+            while True:
+                options = self._options(tree, path[-1], growing)
+                if not options:
+                    break
+                child, function = self._best(tree, path[-1], options, passing, exploration)
                 if child is None:
+                    passing.update(path)
+                    growing[path[-1], function] += 1
+                    wishes.append(Expansion(path[-1], function=function, until=self.until))
                     break
                 path.append(child)
-            node = path[-1]
-            if room[0]:
-                passing.update(path)
-                growing[node, room[1]] += 1
-                wishes.append(Expansion(node, function=room[1]))
-            elif not self._close_finished(tree, node):
+            if not options and not self._close_finished(tree, path[-1]):
                 # All the room there is, is taken by simulations of this round.
                 break
         return wishes
@@ -82,47 +107,104 @@ class MCTS(Searcher):
             for chain in growth.chains:
                 self._close_finished(tree, chain[-1])
 
-    def _room(
+    def _options(
         self, tree: SearchTree, node: int, growing: Counter[tuple[int, str | None]]
-    ) -> tuple[bool, str | None]:
-        """Whether a child may be added to this node, and by which function."""
-        if not tree.is_open(node):
-            return False, None
+    ) -> list[tuple[int | None, str | None]]:
+        """Open children, and new children (no number yet) by function."""
+        children = [(child, None) for child in tree.children[node] if not tree.closed[child]]
+        new = self._new_children(tree, node, growing)
         if self.openers == "sampled":
-            return len(tree.children[node]) + growing[node, None] < self.width, None
+            return [(None, None)] if new else children  # type: ignore[return-value]
+        return [*((None, function) for function in new), *children]
+
+    def _new_children(
+        self, tree: SearchTree, node: int, growing: Counter[tuple[int, str | None]]
+    ) -> Sequence[str | None]:
+        """Functions by which a child may be added now."""
+        if not tree.is_open(node):
+            return []
+        children = tree.children[node]
+        if self.openers == "sampled":
+            under_way = growing[node, None] if growing else 0
+            return [None] if len(children) + under_way < self._limit(tree, node, self.width) else []
         prior = tree.prior[node]
         if prior is None:
             # A node of this very round: its prior comes with the next one.
-            return True, None
-        tried = Counter(s.function for c in tree.children[node] if (s := tree.segment[c]))
-        for function in sorted(prior, key=lambda name: -prior[name]):
-            if tried[function] + growing[node, function] < self.width:
-                return True, function
-        return False, None
+            return [None]
+        if not growing and len(children) >= len(prior) * self.width:
+            return []
+        tried: Counter[str | None] = Counter(s.function for c in children if (s := tree.segment[c]))
+        for function in prior:
+            tried[function] += growing[node, function]
+        room = self._limit(tree, node, len(prior) * self.width) - tried.total()
+        ranked = sorted(prior, key=prior.__getitem__, reverse=True)
+        return [name for name in ranked if tried[name] < self.width][: max(0, room)]
 
-    def _best_child(self, tree: SearchTree, node: int, passing: Counter[int]) -> int | None:
-        default = tree.value(node) or 0.0
-        visits = tree.visits[node] + passing[node]
+    def _limit(self, tree: SearchTree, node: int, most: int) -> int:
+        """How many children a node may have by now."""
+        if self.widening is None or all(tree.closed[child] for child in tree.children[node]):
+            return most
+        return min(most, self.widening(tree.visits[node]))
 
-        def score(child: int) -> float:
-            value = tree.value(child)
-            return uct_score(
-                default if value is None else value,
-                tree.visits[child] + passing[child],
-                visits,
-                self.exploration,
-            )
+    def _best(
+        self,
+        tree: SearchTree,
+        node: int,
+        options: list[tuple[int | None, str | None]],
+        passing: Counter[int],
+        exploration: float,
+    ) -> tuple[int | None, str | None]:
+        if len(options) == 1:
+            return options[0]
+        judged, total, visits = tree.judged, tree.total, tree.visits
+        known = [
+            total[child] / judged[child] if child is not None and judged[child] else None
+            for child, _ in options
+        ]
+        counts = [0 if child is None else visits[child] + passing[child] for child, _ in options]
+        parent_value = tree.value(node) or 0.0
+        scores = self.selection(
+            self.values(parent_value, known),
+            counts,
+            visits[node] + passing[node],
+            self._priors(tree, node, options),
+            exploration,
+        )
+        return options[scores.index(max(scores))]
 
-        return max((c for c in tree.children[node] if not tree.closed[c]), key=score, default=None)
+    def _priors(
+        self, tree: SearchTree, node: int, options: Sequence[tuple[int | None, str | None]]
+    ) -> list[float]:
+        """A probability for each option: that of its function, shared by its samples."""
+        prior = tree.prior[node]
+        if self.openers == "sampled" or prior is None:
+            return [1 / self.width] * len(options)
+        noise = tree.memo.get(_NOISE) if node == 0 else None
+        share = self.noise.share if self.noise and noise else 0.0
+        probabilities = []
+        for child, function in options:
+            segment = tree.segment[child] if child is not None else None
+            name = segment.function if segment else function
+            p = math.exp(prior[name]) if name is not None and name in prior else 0.0
+            if noise is not None:
+                p = (1 - share) * p + share * noise.get(name, 0.0)
+            probabilities.append(p / self.width)
+        return probabilities
 
     def _close_finished(self, tree: SearchTree, node: int) -> bool:
         """Close a node below which nothing is left, and then its ancestors likewise; whether any was
         closed."""
         found = False
-        while node >= 0 and not self._room(tree, node, Counter())[0]:
-            if not all(tree.closed[child] for child in tree.children[node]):
+        while node >= 0 and all(tree.closed[child] for child in tree.children[node]):
+            if self._new_children(tree, node, Counter()):
                 break
             found = found or not tree.closed[node]
             tree.close(node)
             node = tree.parent[node]
         return found
+
+
+def _dirichlet(concentration: float, names: Iterable[str], rng: Random) -> dict[str, float]:
+    draws = {name: rng.gammavariate(concentration, 1.0) for name in names}
+    total = sum(draws.values())
+    return {name: draw / total for name, draw in draws.items()}

@@ -49,6 +49,9 @@ class Searcher(ABC):
     needs_prior: bool = False
     """Whether :meth:`ask` reads ``tree.prior``: then the engine fills it in for every open node."""
 
+    judges_steps: bool = False
+    """Whether the verifier judges every sample, also one that stops short of an answer."""
+
     @abstractmethod
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
         """What to grow next; all of one round's expansions are sampled in one batch. No expansions

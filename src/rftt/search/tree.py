@@ -154,23 +154,6 @@ class SearchTree:
         return segment.text if segment else self.problem.question
 
 
-def render(tree: SearchTree, *, width: int = 100) -> str:
-    """The tree as indented text: function, visits, mean value, text of each step."""
-    lines = []
-
-    def write(node: int, indent: str) -> None:
-        segment, value = tree.segment[node], tree.value(node)
-        name = f"<{segment.function}> " if segment else ""
-        figures = f"[{tree.visits[node]}" + (f", {value:.2f}]" if value is not None else "]")
-        text = " ".join(tree.text(node).split())
-        lines.append(f"{indent}{figures} {name}{text}"[:width])
-        for child in tree.children[node]:
-            write(child, indent + "  ")
-
-    write(0, "")
-    return "\n".join(lines)
-
-
 def summary(trees: Sequence[SearchTree]) -> dict[str, float]:
     """Mean figures over trees: nodes, tokens, rollouts, and the share of rollouts that scored."""
     judged = sum(tree.judged[0] for tree in trees)

@@ -1,0 +1,138 @@
+"""How soon each strategy finds the best leaf: python benchmarks/search_regret.py
+
+Simple regret, the best leaf's score less that of the answer chosen, against sampled tokens, on random
+finite problems of which everything is known; the mean over problems and its 95% interval. All strategies
+have the same budget of tokens, and choose by the verifier's score. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from random import Random
+
+import matplotlib.pyplot as plt
+import numpy as np
+from machine import machine
+
+from rftt import (
+    MCTS,
+    BeamSearch,
+    BestOfN,
+    Budget,
+    Grammar,
+    Reply,
+    Searcher,
+    TabularPolicy,
+    Verdict,
+    run_search,
+)
+from rftt.finite.problem import FiniteProblem, leaves
+from rftt.finite.problem import Path as TextPath
+from rftt.search.beam import DiverseTreeSearch
+from rftt.search.best_of_n import AdaptiveConsistency
+from rftt.search.forking import UncertaintyForking
+from rftt.search.frontier import FrontierSearch, best_first, breadth_first, depth_first
+from rftt.search.gumbel import GumbelMCTS
+from rftt.search.particles import ParticleFilter
+from rftt.search.schedules import Widening
+from rftt.search.selection import puct
+
+BUDGETS = (4, 8, 16, 32, 64, 128, 256)
+
+
+def strategies(tokens: int) -> dict[str, Searcher]:
+    """By name; those that must know their size are given the budget."""
+    return {
+        "UCT": MCTS(exploration=1.0),
+        "PUCT": MCTS(exploration=1.0, selection=puct),
+        "UCT, sampled openers": MCTS(exploration=1.0, openers="sampled", width=4),
+        "UCT, widening": MCTS(exploration=1.0, widening=Widening(1.0, 0.5)),
+        "Gumbel": GumbelMCTS(simulations=tokens),
+        "beam": BeamSearch(),
+        "DVTS": DiverseTreeSearch(),
+        "best-first": FrontierSearch(best_first),
+        "breadth-first": FrontierSearch(breadth_first),
+        "depth-first": FrontierSearch(depth_first),
+        "best of N": BestOfN(tokens),
+        "adaptive consistency": AdaptiveConsistency(most=tokens),
+        "particles": ParticleFilter(),
+        "forking": UncertaintyForking(),
+    }
+
+
+def random_problem(rng: Random, depth: int = 5) -> FiniteProblem:
+    """Functions differ in worth: a leaf's score is a mean that drifts along the path, and noise."""
+    grammar = Grammar.default()
+    table: dict[TextPath, list[Reply]] = {}
+    verdicts: dict[TextPath, Verdict] = {}
+
+    def grow(path: TextPath, last: str | None, left: int, worth: float) -> None:
+        legal = [f for f in grammar.legal(last) if (f == "output") == (left == 0)] or ["output"]
+        if "output" in legal and "output" not in grammar.legal(last):
+            legal = ["direct_answer"]
+        chosen = legal if left else legal[:1]
+        weights = [rng.random() + 0.1 for _ in chosen]
+        table[path] = [
+            Reply(name, f"{name} {rng.random():.6f}", w / sum(weights))
+            for name, w in zip(chosen, weights, strict=True)
+        ]
+        for reply in table[path]:
+            longer, drift = (*path, reply.text), worth + rng.gauss(0, 0.15)
+            if reply.function == "output":
+                score = min(1.0, max(0.0, drift))
+                verdicts[longer] = Verdict(score, answer=reply.text)
+            else:
+                grow(longer, reply.function, max(0, left - 1), drift)
+
+    grow((), None, depth, 0.5)
+    policy = TabularPolicy(grammar, table)
+    return FiniteProblem(policy, {leaf: verdicts[leaf] for leaf in leaves(policy)})
+
+
+def regret(finite: FiniteProblem, searcher: Searcher, tokens: int, seed: int) -> float:
+    """The best score there is, less the best score found."""
+    (tree,) = run_search(
+        finite.problems(), searcher, finite.policy, finite.verifier, budget=Budget(tokens=tokens),
+        seed=seed,
+    )  # fmt: skip
+    best = finite.best_score
+    assert best is not None
+    found = [v.score for v in tree.verdict if v is not None and v.score is not None]
+    return best - max(found, default=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, default=Path("search_regret.png"))
+    chosen = parser.parse_args()
+    rng = Random(chosen.seed)
+    problems = [random_problem(rng) for _ in range(chosen.problems)]
+    print(f"{chosen.problems} problems of {np.mean([len(p.leaves) for p in problems]):.0f} leaves")
+    figures: dict[str, object] = {}
+    figure, axes = plt.subplots(figsize=(9, 6))
+    for name in strategies(1):
+        means, halves = [], []
+        for tokens in BUDGETS:
+            regrets = [
+                regret(finite, strategies(tokens)[name], tokens, seed)
+                for seed, finite in enumerate(problems)
+            ]
+            means.append(float(np.mean(regrets)))
+            halves.append(1.96 * float(np.std(regrets, ddof=1)) / len(regrets) ** 0.5)
+        figures[name] = {
+            "regret": [round(m, 4) for m in means], "half_interval": [round(h, 4) for h in halves],
+        }  # fmt: skip
+        axes.errorbar(BUDGETS, means, yerr=halves, label=name, capsize=2)
+        print(f"{name:22}", " ".join(f"{m:.3f}" for m in means), flush=True)
+    axes.set(xscale="log", xlabel="sampled tokens", ylabel="simple regret")
+    axes.legend(fontsize=8)
+    figure.savefig(chosen.picture, dpi=120, bbox_inches="tight")
+    print(json.dumps({"tokens": BUDGETS, "strategies": figures, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

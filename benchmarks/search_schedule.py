@@ -1,0 +1,165 @@
+"""What batching over problems is worth: python benchmarks/search_schedule.py --data PATH/asdiv.jsonl
+
+Warm-up search (MCTS with the paper's settings) over 64 problems with 16 rollouts each: once with all
+problems in every round, and once in the schedule of the paper's published code, one problem at a
+time and one request at a time, with the same seeds. The second is run on the first few problems and
+scaled up. ``identical_trees`` is the share of those whose trees came out the same: batched kernels
+round differently, and a draw can fall on the other side of a boundary. ``outside_model_share`` is the
+share of the batched run's wall time outside the model's forward passes. ``sequential_requests``
+counts steps: each is a request of its own where nothing is batched. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from machine import machine
+from transformers import PreTrainedModel
+
+from rftt import (
+    MCTS,
+    Budget,
+    Extension,
+    Grammar,
+    MathVerifier,
+    Policy,
+    Problem,
+    PromptedPolicy,
+    SearchTree,
+    Segment,
+    State,
+    TransformersSampler,
+    arithmetic_problems,
+    load_nano,
+    load_problems,
+    run_search,
+)  # fmt: skip
+
+FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
+
+
+class OneByOne(Policy):
+    """Passes requests on one at a time."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.grammar = policy.grammar
+
+    def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
+        return [self.policy.prior([state])[0] for state in states]
+
+    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
+        return [self.policy.extend([request])[0] for request in requests]
+
+
+class ModelClock:
+    """Seconds inside a model's forward pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+        model.register_forward_pre_hook(self._enter)
+        model.register_forward_hook(self._leave)
+
+    def _enter(self, *_: object) -> None:
+        self._start = time.perf_counter()
+
+    def _leave(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+def compare(
+    policy: PromptedPolicy, model: PreTrainedModel, problems: Sequence[Problem], alone: int,
+    rollouts: int, max_tokens: int, seed: int,
+) -> dict[str, float]:  # fmt: skip
+    """Both schedules on one model."""
+    searcher = MCTS(exploration=2.0)
+    rounds = 0
+
+    def count(trees: Sequence[SearchTree], finished: int) -> None:
+        nonlocal rounds
+        rounds += 1
+
+    def search(chosen: Sequence[Problem], by: Policy) -> list[SearchTree]:
+        return run_search(
+            chosen, searcher, by, MathVerifier(), budget=Budget(rollouts=rollouts), seed=seed,
+            max_depth=15, max_tokens=max_tokens, on_round=count,
+        )  # fmt: skip
+
+    search(problems[:1], policy)
+    rounds, clock = 0, ModelClock(model)
+    start = time.perf_counter()
+    batched = search(problems, policy)
+    batched_seconds = time.perf_counter() - start
+    outside = 1 - clock.seconds / batched_seconds
+    batched_rounds = rounds
+    start = time.perf_counter()
+    sequential = [search([problem], OneByOne(policy))[0] for problem in problems[:alone]]
+    scale = sum(map(len, batched)) / sum(map(len, batched[:alone]))
+    sequential_seconds = (time.perf_counter() - start) * scale
+    same = [a.segment == b.segment for a, b in zip(batched, sequential, strict=False)]
+    return {
+        "rounds": batched_rounds,
+        "sequential_requests": sum(len(tree) - 1 for tree in batched),
+        "speedup": round(sequential_seconds / batched_seconds, 2),
+        "identical_trees": sum(same) / len(same),
+        "outside_model_share": round(outside, 4),
+        "seconds": round(batched_seconds, 1),
+    }
+
+
+def nano(problems: int) -> tuple[PreTrainedModel, PromptedPolicy, list[Problem]]:
+    model, tokenizer = load_nano()
+    policy = PromptedPolicy(
+        TransformersSampler(model, tokenizer, batch_size=1024), tokenizer, Grammar.default(),
+        functions=FIRST_FIVE,
+    )  # fmt: skip
+    return model, policy, arithmetic_problems(problems, "warmup")
+
+
+def smollm2(problems: int, data: Path) -> tuple[PreTrainedModel, PromptedPolicy, list[Problem]]:
+    from smollm2 import load_smollm2
+    from smollm2_loop import EXAMPLES, PROMPTS, plain_question, read_asdiv
+
+    model, tokenizer = load_smollm2()
+    policy = PromptedPolicy(
+        TransformersSampler(model, tokenizer, batch_size=64), tokenizer, Grammar.default(),
+        functions=FIRST_FIVE, prompts=PROMPTS,
+        question=lambda problem: EXAMPLES + plain_question(problem),
+    )  # fmt: skip
+    return model, policy, load_problems(data, reader=read_asdiv, id=None)[:problems]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("nano", "smollm2", "both"), default="both")
+    parser.add_argument("--data", type=Path, help="asdiv.jsonl, for SmolLM2")
+    parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--rollouts", type=int, default=16)
+    parser.add_argument("--alone", type=int, default=2, help="problems of the sequential schedule")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    figures: dict[str, object] = {}
+    if chosen.model != "smollm2":
+        model, policy, problems = nano(chosen.problems)
+        figures["nano"] = compare(
+            policy, model, problems, chosen.alone, chosen.rollouts, 256, chosen.seed
+        )
+        print("nano:", figures["nano"], flush=True)
+    if chosen.model != "nano":
+        if chosen.data is None:
+            parser.error("SmolLM2 needs word problems: --data PATH/asdiv.jsonl")
+        model, policy, problems = smollm2(chosen.problems, chosen.data)
+        figures["smollm2"] = compare(
+            policy, model, problems, chosen.alone, chosen.rollouts, 60, chosen.seed
+        )
+        print("smollm2:", figures["smollm2"], flush=True)
+    print(json.dumps(figures | {"machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Trees as an Arrow table, one row a node: for pandas, Polars, DuckDB, ``datasets`` and Parquet.
+
+This is for reading. To save trees and search on, use :mod:`rftt.search.storage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pyarrow as pa
+
+from rftt.search.tree import SearchTree
+
+SCHEMA: Final = pa.schema(
+    [
+        ("tree", pa.int32()),
+        ("problem_id", pa.string()),
+        ("node", pa.int32()),
+        ("parent", pa.int32()),
+        ("depth", pa.int32()),
+        ("function", pa.string()),
+        ("text", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("log_probs", pa.list_(pa.float64())),
+        ("chosen", pa.list_(pa.bool_())),
+        ("visits", pa.int64()),
+        ("ended", pa.int64()),
+        ("judged", pa.int64()),
+        ("total", pa.float64()),
+        ("value", pa.float64()),
+        ("answer", pa.string()),
+        ("score", pa.float64()),
+        ("is_final", pa.bool_()),
+        ("is_cut", pa.bool_()),
+        ("closed", pa.bool_()),
+    ]
+)
+"""The columns of :func:`trees_to_arrow`, in order."""
+
+
+def trees_to_arrow(trees: Iterable[SearchTree]) -> pa.Table:
+    """All nodes of all trees, the nodes of a tree together and in order of their numbers.
+
+    ``tree`` and ``node`` together name a row. Its columns are
+
+    * ``tree``: the tree's place in ``trees``, from 0; ``problem_id``: its problem's id, which trees may
+      share;
+    * ``node``: the node's number in its tree, 0 at the question; ``parent``: its parent's, -1 at the
+      question; ``depth``: steps from the question;
+    * ``function``: the step's function, null at the question; ``text``: the step's text, the question
+      itself at the question;
+    * ``ids``, ``log_probs``, ``chosen``: the step's token ids; for each, its natural log-probability
+      under the distribution it was drawn from, and whether the policy drew it itself; empty at the
+      question;
+    * ``visits``: rollouts that passed or ended here; ``ended``: those that ended here; ``judged`` and
+      ``total``: number and sum of the scores of those that passed or ended here; ``value``: their mean,
+      null if none was judged;
+    * ``answer`` and ``score``: what the verifier said of the solution that ends here, null where it
+      abstained or was not asked;
+    * ``is_final``: whether the solution ends with this step; ``is_cut``: whether a limit ended it;
+      ``closed``: whether the search has nothing left to do below.
+
+    Raises ``pyarrow.ArrowInvalid`` if an id does not fit into 32 bits.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for number, tree in enumerate(trees):
+        for node in range(len(tree)):
+            for name, cell in _row(number, tree, node).items():
+                columns[name].append(cell)
+    return pa.Table.from_pydict(columns, schema=SCHEMA)
+
+
+def _row(number: int, tree: SearchTree, node: int) -> dict[str, Any]:
+    segment, verdict = tree.segment[node], tree.verdict[node]
+    return {
+        "tree": number,
+        "problem_id": tree.problem.id,
+        "node": node,
+        "parent": tree.parent[node],
+        "depth": tree.depth[node],
+        "function": segment.function if segment else None,
+        "text": tree.text(node),
+        "ids": segment.ids if segment else (),
+        "log_probs": segment.log_probs if segment else (),
+        "chosen": segment.chosen if segment else (),
+        "visits": tree.visits[node],
+        "ended": tree.ended[node],
+        "judged": tree.judged[node],
+        "total": tree.total[node],
+        "value": tree.value(node),
+        "answer": verdict.answer if verdict else None,
+        "score": verdict.score if verdict else None,
+        "is_final": segment.is_final if segment else False,
+        "is_cut": segment.is_cut if segment else False,
+        "closed": tree.closed[node],
+    }

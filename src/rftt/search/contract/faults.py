@@ -1,0 +1,178 @@
+"""What is wrong with a tree, with a wish, or with what a strategy did to a tree: pure functions.
+
+Each gives the promises that are broken, most telling first, and raises nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rftt.search.answers import best
+from rftt.search.contract.promises import (
+    AnswerBroken,
+    BudgetBroken,
+    ContractViolation,
+    DiscountBroken,
+    FinishedBroken,
+    GrammarBroken,
+    StructureBroken,
+    ValuesBroken,
+    VisitsBroken,
+)
+from rftt.search.searcher import Expansion
+from rftt.search.tree import SearchTree
+
+Faults = Iterator[ContractViolation]
+
+_COUNTERS = ("samples", "rounds", "tokens")
+_FIXED = (
+    "parent", "depth", "segment", "children", "prior", "verdict", "max_depth", "problem", "grammar"
+)  # fmt: skip
+
+
+def snapshot(tree: SearchTree) -> dict[str, Any]:
+    """What a strategy must leave as it is, and what may only ever go one way."""
+    kept: dict[str, Any] = {name: getattr(tree, name) for name in (*_COUNTERS, *_FIXED)}
+    kept = {name: list(value) if isinstance(value, list) else value for name, value in kept.items()}
+    return kept | {"children": [list(c) for c in tree.children], "closed": list(tree.closed)}
+
+
+def touch_faults(before: dict[str, Any], tree: SearchTree) -> Faults:
+    """What a strategy did to a tree that it may not do; ``before`` is its :func:`snapshot`."""
+    grown = len(tree) - len(before["parent"])
+    if grown:
+        yield BudgetBroken(f"{grown} nodes came on the tree that the engine did not put there")
+    for name in _COUNTERS:
+        now = getattr(tree, name)
+        if now != before[name]:
+            yield BudgetBroken(f"tree.{name} was {before[name]} and is {now}; the engine counts it")
+    for name in _FIXED:
+        if getattr(tree, name) != before[name]:
+            yield StructureBroken(f"tree.{name} was changed by the strategy")
+    for node, was in enumerate(before["closed"]):
+        if was and not tree.closed[node]:
+            yield FinishedBroken(f"node {node} was closed and is open again")
+
+
+def wish_faults(tree: SearchTree, wishes: Sequence[Expansion]) -> Faults:
+    """What is wrong with what a strategy asks for."""
+    for wish in wishes:
+        node = wish.node
+        if not 0 <= node < len(tree):
+            yield GrammarBroken(f"node {node} is asked for; the tree has nodes 0 to {len(tree) - 1}")
+            continue
+        if tree.is_terminal(node):
+            yield GrammarBroken(f"node {node} is asked for; it is terminal")
+        if tree.depth[node] >= tree.max_depth:
+            yield GrammarBroken(f"node {node} is asked for; it is at the depth limit {tree.max_depth}")
+        if wish.function is not None and wish.function not in tree.legal(node):
+            legal = ", ".join(tree.legal(node)) or "nothing"
+            yield GrammarBroken(
+                f"{wish.function!r} is asked for at node {node}, where {legal} may follow"
+            )
+        above = node
+        while above >= 0:
+            if tree.closed[above]:
+                where = "which is closed" if above == node else f"which is below node {above}, closed"
+                yield FinishedBroken(f"node {node} is asked for, {where}")
+            above = tree.parent[above]
+
+
+def tree_faults(tree: SearchTree, discount: float = 1.0) -> Faults:
+    """What is wrong with a tree that a strategy has been told all about.
+
+    It is compared with the one that the verdicts on it give. Trees that were merged from several do not
+    pass: a node of theirs stands for more than one sample.
+    """
+    yield from _structure_faults(tree)
+    yield from _visit_faults(tree)
+    yield from _value_faults(tree, discount)
+    yield from _answer_faults(tree)
+
+
+def _structure_faults(tree: SearchTree) -> Faults:
+    if tree.parent[0] != -1 or tree.depth[0] != 0:
+        yield StructureBroken("node 0 is not a root")
+    for node in range(1, len(tree)):
+        parent = tree.parent[node]
+        if not 0 <= parent < node:
+            yield StructureBroken(f"node {node} has parent {parent}; a parent's number is smaller")
+        elif tree.depth[node] != tree.depth[parent] + 1 or node not in tree.children[parent]:
+            yield StructureBroken(f"node {node} is not one step below its parent {parent}")
+        elif tree.is_terminal(parent):
+            yield GrammarBroken(f"node {parent} is terminal and has the child {node}")
+        if tree.depth[node] > tree.max_depth:
+            yield GrammarBroken(f"node {node} is deeper than {tree.max_depth}")
+        segment = tree.segment[node]
+        if segment is None or segment.function not in tree.legal(parent):
+            yield GrammarBroken(f"the step of node {node} may not follow node {parent}")
+
+
+def _visit_faults(tree: SearchTree) -> Faults:
+    completed = sum(verdict is not None for verdict in tree.verdict)
+    for node, (ended, verdict) in enumerate(zip(tree.ended, tree.verdict, strict=True)):
+        if verdict is not None and ended != 1:
+            yield VisitsBroken(f"one rollout reached its end at node {node}; {ended} are counted")
+        if verdict is None and not 0 <= ended <= (node > 0):
+            yield VisitsBroken(
+                f"{ended} rollouts are counted as ended at node {node}; none was judged there"
+            )
+    for node, visits in enumerate(tree.visits):
+        below = sum(tree.visits[child] for child in tree.children[node])
+        if visits != tree.ended[node] + below:
+            ended = tree.ended[node]
+            yield VisitsBroken(f"node {node} has {visits} visits; {ended} ended there, {below} below")
+    if not completed <= tree.visits[0] <= tree.samples:
+        yield VisitsBroken(
+            f"the root has {tree.visits[0]} visits; of {tree.samples} samples {completed} reached an end"
+        )
+
+
+def _value_faults(tree: SearchTree, discount: float) -> Faults:
+    judged, total = [0] * len(tree), [0.0] * len(tree)
+    size = [0.0] * len(tree)
+    for node in reversed(range(len(tree))):
+        verdict = tree.verdict[node]
+        if verdict is not None and verdict.score is not None:
+            judged[node] += 1
+            total[node] += verdict.score
+            size[node] += abs(verdict.score)
+        if node:
+            parent = tree.parent[node]
+            judged[parent] += judged[node]
+            total[parent] += discount * total[node]
+            size[parent] += size[node]
+    scores = [v.score for v in tree.verdict if v is not None and v.score is not None]
+    if discount != 1:
+        scores.append(0.0)
+    for node in range(len(tree)):
+        if tree.judged[node] != judged[node]:
+            yield ValuesBroken(
+                f"node {node} has {tree.judged[node]} scored rollouts; at and below it {judged[node]}"
+            )
+        value = tree.value(node)
+        slack = 1e-9 * (1 + size[node])
+        if not math.isclose(tree.total[node], total[node], abs_tol=slack, rel_tol=0):
+            found = f"node {node} has the total {tree.total[node]:g}; the scores at and below it give"
+            if discount == 1:
+                yield ValuesBroken(f"{found} {total[node]:g}")
+            else:
+                yield DiscountBroken(f"{found} {total[node]:g} with the discount {discount:g}")
+        low, high = min(scores, default=-math.inf) - slack, max(scores, default=math.inf) + slack
+        if value is not None and not low <= value <= high:
+            yield ValuesBroken(
+                f"node {node} has the value {value:g}; scores were {min(scores):g} to {max(scores):g}"
+            )
+
+
+def _answer_faults(tree: SearchTree) -> Faults:
+    found = [v for v in tree.verdict if v is not None and v.answer is not None]
+    if found:
+        ranks = [-math.inf if v.score is None else v.score for v in found]
+        right = {v.answer for v, rank in zip(found, ranks, strict=True) if rank == max(ranks)}
+        given = best(tree)
+        if given not in right:
+            best_sampled = min(map(str, right))
+            yield AnswerBroken(f"the best answer sampled is {best_sampled!r}; the tree gives {given!r}")

@@ -1,0 +1,244 @@
+"""A hypothesis state machine that searches two trees with arbitrary replies, round by round.
+
+Each round is the engine's own, with a policy and a verifier whose replies are drawn. After each, what a
+tree was asked and told is gone through once more with no other tree around: nothing may differ.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any, TypeVar
+
+from attrs import define, field, frozen
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from rftt.finite.strategies import grammars
+from rftt.interfaces import Extension, Policy, Segment, Solution, State, Verdict, Verifier
+from rftt.problems.problem import Problem
+from rftt.search.budget import Budget
+from rftt.search.contract.promises import (
+    BatchBroken,
+    ContractViolation,
+    EndsBroken,
+    ResumeBroken,
+    StateBroken,
+)
+from rftt.search.contract.replies import chains, priors, verdicts
+from rftt.search.contract.scenario import asked_text, difference
+from rftt.search.contract.watched import Watched
+from rftt.search.engine import grow
+from rftt.search.searcher import Expansion, Growth, Searcher
+from rftt.search.tree import SearchTree
+from rftt.tokens.grammar import Grammar
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class _Tape:
+    """Replies in the order in which they were first drawn; played again after ``rewound``."""
+
+    replies: list[Any] = field(factory=list)
+    at: int = 0
+
+    def next(self, draw: Callable[[], T]) -> T:
+        if self.at == len(self.replies):
+            self.replies.append(draw())
+        self.at += 1
+        reply: T = self.replies[self.at - 1]
+        return reply
+
+    def rewound(self) -> _Tape:
+        return _Tape(self.replies)
+
+
+class _Drawn(Policy, Verifier):
+    """A policy and a verifier whose replies hypothesis draws, or a tape has."""
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        tapes: Mapping[str, _Tape],
+        data: st.DataObject,
+        rewards: tuple[float, float],
+    ) -> None:
+        self.grammar, self.tapes, self.data, self.rewards = grammar, tapes, data, rewards
+
+    def _next(self, problem: Problem, strategy: st.SearchStrategy[T]) -> T:
+        return self.tapes[problem.id].next(lambda: self.data.draw(strategy))
+
+    def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
+        return [self._next(s.problem, priors(self.grammar.legal(s.last))) for s in states]
+
+    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
+        return [self._next(r.state.problem, chains(self.grammar, r)) for r in requests]
+
+    def judge(self, problem: Problem, solutions: Sequence[Solution]) -> list[Verdict]:
+        return [self._next(problem, verdicts(len(s.steps), self.rewards)) for s in solutions]
+
+
+@define(eq=False)
+class _Side:
+    """One of the trees, with what came of it; ``granted`` is the number of samples of each round."""
+
+    tree: SearchTree
+    tape: _Tape = field(factory=_Tape)
+    granted: list[int] = field(factory=list)
+    is_over: bool = False
+
+
+@frozen
+class _Grant(Budget):
+    """So many samples a round, for each problem."""
+
+    samples: Mapping[str, int] = field(factory=dict, kw_only=True)
+
+    def samples_left(self, tree: SearchTree, wanted: int) -> int:
+        return min(wanted, self.samples[tree.problem.id])
+
+
+class _DiffersError(Exception):
+    """A search that is gone through again takes another turn."""
+
+
+class _RaisedError(Exception):
+    """A strategy raises when its search is gone through again."""
+
+
+@frozen
+class _Again(Searcher):
+    """The strategy, as long as it asks for what it asked for the first time."""
+
+    watched: Watched
+    until_round: int
+
+    @property
+    def needs_prior(self) -> bool:  # type: ignore[override]
+        return self.watched.needs_prior
+
+    @property
+    def judges_steps(self) -> bool:  # type: ignore[override]
+        return self.watched.judges_steps
+
+    def is_done(self, tree: SearchTree) -> bool:
+        return self.watched.searcher.is_done(tree)
+
+    def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
+        try:
+            wishes = tuple(self.watched.searcher.ask(tree, rng))
+        except Exception as error:
+            raise _RaisedError from error
+        first = self.watched.wishes.get((tree.problem.id, tree.rounds))
+        if first is not None and wishes != first:
+            raise _DiffersError(f"in round {tree.rounds} it asks for {asked_text(wishes)}")
+        return wishes if tree.rounds < self.until_round else ()
+
+    def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
+        try:
+            self.watched.searcher.tell(tree, grown)
+        except Exception as error:
+            raise _RaisedError from error
+
+
+class AskTell(RuleBasedStateMachine):
+    """Two trees, searched at the same time by one instance of a strategy.
+
+    Args:
+        searcher: the strategy; each run has a copy of it, where it can be copied, so that a strategy
+            with state fails in the same way each time.
+        waived: names of promises that are not demanded.
+        rewards: the lowest and the highest score.
+    """
+
+    def __init__(
+        self, searcher: Searcher, waived: Collection[str], rewards: tuple[float, float]
+    ) -> None:
+        super().__init__()
+        self.watched = Watched(pristine(searcher), waived, twice=True)
+        self.rewards = rewards
+
+    @initialize(grammar=grammars(), max_depth=st.integers(1, 5))
+    def begin(self, grammar: Grammar, max_depth: int) -> None:
+        self.grammar, self.max_depth = grammar, max_depth
+        problems = [Problem(f"p{number}", "what is it?", "1") for number in range(2)]
+        self.sides = [_Side(SearchTree(problem, grammar, max_depth)) for problem in problems]
+
+    @precondition(lambda self: not all(side.is_over for side in self.sides))
+    @rule(data=st.data())
+    def one_round(self, data: st.DataObject) -> None:
+        """One round of one tree or of both; of each the engine grants some samples, one at the least."""
+        going = [side for side in self.sides if not side.is_over]
+        sides = data.draw(st.sampled_from([[side] for side in going] + [going] * (len(going) - 1)))
+        rounds = [side.tree.rounds for side in sides]
+        for side in sides:
+            side.granted.append(data.draw(st.integers(1, 5)))
+        try:
+            self._grow(sides, self.watched, {s.tree.problem.id: s.granted[-1] for s in sides}, data)
+        except (StateBroken, ResumeBroken):
+            raise
+        except ContractViolation:
+            # It may be broken for the sole reason that the other tree is searched too.
+            for side, before in zip(sides, rounds, strict=True):
+                with suppress(_RaisedError):
+                    self._compare_with_alone(side, data, wishes_only=side.tree.rounds == before)
+            raise
+        for side in sides:
+            self._compare_with_alone(side, data)
+        for side, before in zip(sides, rounds, strict=True):
+            side.is_over = side.tree.rounds == before
+
+    @precondition(lambda self: any(side.is_over for side in self.sides))
+    @rule(data=st.data())
+    def taken_up_again(self, data: st.DataObject) -> None:
+        """A search that was over goes on."""
+        side = data.draw(st.sampled_from([side for side in self.sides if side.is_over]))
+        rounds = side.tree.rounds
+        self._grow([side], self.watched, {side.tree.problem.id: 1}, data)
+        if side.tree.rounds > rounds:
+            found = "the search was over, and asked for more when it was taken up again"
+            self.watched.demand(side.tree, [EndsBroken(found)])
+
+    def _grow(
+        self, sides: Sequence[_Side], searcher: Searcher, granted: Mapping[str, int], data: st.DataObject
+    ) -> None:
+        drawn = _Drawn(self.grammar, {s.tree.problem.id: s.tape for s in sides}, data, self.rewards)
+        grow(
+            [side.tree for side in sides], searcher, drawn, drawn,
+            budget=_Grant(samples=granted), on_round=lambda trees, finished: False,
+        )  # fmt: skip
+
+    def _compare_with_alone(self, side: _Side, data: st.DataObject, wishes_only: bool = False) -> None:
+        rounds = side.tree.rounds
+        try:
+            differs = difference(side.tree, self._alone(side, data, rounds))
+            if wishes_only:
+                differs = None
+            # A strategy that remembers by problem now remembers the wrong search.
+            self._alone(side, data, min(1, rounds))
+        except _DiffersError as error:
+            differs = str(error)
+        if differs:
+            has_company = any(other.granted for other in self.sides if other is not side)
+            what = "with no other tree around" if has_company else "on a new tree"
+            found = f"the search goes on as below; gone through again {what}, {differs}"
+            self.watched.demand(side.tree, [BatchBroken(found) if has_company else StateBroken(found)])
+
+    def _alone(self, side: _Side, data: st.DataObject, rounds: int) -> SearchTree:
+        """The same search with no other tree around, up to the next ask."""
+        alone = _Side(SearchTree(side.tree.problem, self.grammar, self.max_depth), side.tape.rewound())
+        again = _Again(self.watched, rounds)
+        for granted in side.granted[: rounds + 1]:
+            self._grow([alone], again, {side.tree.problem.id: granted}, data)
+        return alone.tree
+
+
+def pristine(searcher: Searcher) -> Searcher:
+    """A copy, or the searcher itself if it cannot be copied."""
+    try:
+        return copy.deepcopy(searcher)
+    except Exception:
+        return searcher

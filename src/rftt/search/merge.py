@@ -1,0 +1,189 @@
+"""Trees made of other trees: several of one problem merged, or one cut down to a step it commits to.
+
+Both give a new tree and leave the old ones as they are; the steps themselves are shared. What was
+spent (``samples``, ``rounds``, ``tokens``) stays spent: a budget goes on counting from there, and
+random streams, which are numbered by these counts, are never used twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import evolve
+
+from rftt.interfaces import Segment, Verdict
+from rftt.search.tree import SearchTree
+
+_Edge = tuple[int, str, tuple[int, ...], bool, bool]
+"""A step as its merged parent sees it; two steps of the same edge are one."""
+
+
+def merge(trees: Sequence[SearchTree]) -> SearchTree:
+    """All that several searches found out about one problem, as one tree.
+
+    Nodes are one where their paths are: the same function and the same ids at each step from the
+    question on, and the same end (a step that was cut short is not one that went on). That holds
+    within a tree too: siblings that sampled the same ids become one. The first tree's numbers are kept
+    as far as that allows, nodes that only later trees have follow.
+
+    For each node of the result,
+
+    * ``visits``, ``ended``, ``judged`` and ``total`` are sums;
+    * ``verdict`` is the first that has a score, else the first that has an answer, else the first;
+    * ``closed`` holds if every tree that has the node closed it: what one search left open is open,
+      and a strategy that finds nothing to do there closes it again;
+    * ``prior`` is the first that is known;
+    * an id is ``chosen`` if the policy chose it each time: where a searcher forced it once, too little
+      is learned rather than something wrong;
+    * ``log_probs`` are those of the first step, so learn from merged trees only where one policy at one
+      temperature sampled them all.
+
+    ``samples``, ``rounds`` and ``tokens`` are sums, so ``tokens`` also counts the ids of steps that
+    became one. ``memo`` is empty, because what strategies remember names nodes by their old numbers:
+    a strategy without a memo (MCTS) goes on from the merged tree, one with a memo begins anew on it.
+
+    Raises ``ValueError`` if there is no tree, or naming the first tree that differs from tree 0 in its
+    problem, grammar or ``max_depth``.
+    """
+    if not trees:
+        raise ValueError("merge: there are no trees; give at least one")
+    for number, tree in enumerate(trees):
+        _check_alike(trees[0], number, tree)
+    first = trees[0]
+    merged = SearchTree(first.problem, first.grammar, first.max_depth)
+    merged.closed[0] = True
+    found: dict[_Edge, int] = {}
+    for tree in trees:
+        place = [0]
+        for segment, parent in zip(tree.segment[1:], tree.parent[1:], strict=True):
+            assert segment is not None
+            place.append(_place(merged, found, place[parent], segment))
+        for old, new in enumerate(place):
+            _add_figures(merged, new, tree, old)
+    merged.samples = sum(tree.samples for tree in trees)
+    merged.rounds = sum(tree.rounds for tree in trees)
+    merged.tokens = sum(tree.tokens for tree in trees)
+    return merged
+
+
+def _check_alike(first: SearchTree, number: int, tree: SearchTree) -> None:
+    grammar, other = first.grammar, tree.grammar
+    for what, a, b in (
+        ("id", first.problem.id, tree.problem.id),
+        ("question", first.problem.question, tree.problem.question),
+        ("answer", first.problem.answer, tree.problem.answer),
+        ("functions", list(grammar.functions.values()), list(other.functions.values())),
+        ("start", grammar.start, other.start),
+        ("followers", grammar.followers, other.followers),
+        ("max_depth", first.max_depth, tree.max_depth),
+    ):
+        if a != b:
+            raise ValueError(
+                f"merge: tree {number} has the {what} {b!r}, tree 0 has {a!r}; merge trees of one "
+                "problem, searched with one grammar and one max_depth"
+            )
+
+
+def _place(merged: SearchTree, found: dict[_Edge, int], parent: int, segment: Segment) -> int:
+    """The merged node of a step: the one there is, or a new one."""
+    edge = (parent, segment.function, segment.ids, segment.is_final, segment.is_cut)
+    node = found.get(edge)
+    if node is None:
+        node = found[edge] = merged.attach(parent, segment)
+        # Until a tree that has the node says otherwise.
+        merged.closed[node] = True
+        return node
+    known = merged.segment[node]
+    assert known is not None
+    if known.chosen != segment.chosen:
+        both = (a and b for a, b in zip(known.chosen, segment.chosen, strict=True))
+        merged.segment[node] = evolve(known, chosen=both)
+    return node
+
+
+def _add_figures(merged: SearchTree, new: int, tree: SearchTree, old: int) -> None:
+    merged.visits[new] += tree.visits[old]
+    merged.ended[new] += tree.ended[old]
+    merged.judged[new] += tree.judged[old]
+    merged.total[new] += tree.total[old]
+    merged.closed[new] = merged.closed[new] and tree.closed[old]
+    merged.verdict[new] = max(merged.verdict[new], tree.verdict[old], key=_says)
+    if merged.prior[new] is None:
+        merged.prior[new] = tree.prior[old]
+
+
+def _says(verdict: Verdict | None) -> tuple[bool, bool, bool]:
+    """How much a verdict says; of equals, ``max`` keeps the first."""
+    if verdict is None:
+        return False, False, False
+    return verdict.score is not None, verdict.answer is not None, True
+
+
+def commit_to(tree: SearchTree, node: int, *, discount: float = 1.0) -> SearchTree:
+    """What a search knows once it has committed to a step: that node and all below it.
+
+    The question stays the root, and the steps down to ``node`` stay as a chain without side branches,
+    because policies and verifiers read the whole path; ``node`` has the number ``tree.depth[node]`` in
+    the new tree. Only rollouts through ``node`` count. On the chain above it nothing ended, nothing is
+    judged, and the only function that may follow (``prior``) is that of the chain. ``closed`` is copied
+    below, and on the chain as at ``node``. ``memo`` is empty, as after :func:`merge`.
+
+    To go on, give the result to :func:`rftt.search.engine.grow` with a larger budget: what was spent
+    before counts. MCTS with ``openers="ranked"`` and ``width=1`` then grows nothing beside the chain;
+    a strategy that may give a node more children than that may still do so on the chain.
+
+    Args:
+        tree: the search so far.
+        node: the step to commit to; 0 keeps everything.
+        discount: the searcher's factor on a score for each step it is backed up; it gives the chain
+            the totals that the rollouts through ``node`` brought it.
+
+    Raises:
+        ValueError: if the tree has no such node.
+    """
+    if not 0 <= node < len(tree):
+        raise ValueError(
+            f"tree {tree.problem.id!r} has no node {node} to commit to; it has 0 to {len(tree) - 1}"
+        )
+    kept = SearchTree(tree.problem, tree.grammar, tree.max_depth)
+    place = {0: 0}
+    for old in tree.path(node):
+        place[old] = _copy_step(kept, place[tree.parent[old]], tree, old)
+    for old in range(node + 1, len(tree)):
+        if tree.parent[old] in place and tree.parent[old] >= node:
+            place[old] = _copy_step(kept, place[tree.parent[old]], tree, old)
+    for old, new in place.items():
+        if old >= node:
+            _copy_figures(kept, new, tree, old)
+    _count_on_chain(kept, place[node], discount)
+    kept.samples, kept.rounds, kept.tokens = tree.samples, tree.rounds, tree.tokens
+    return kept
+
+
+def _copy_step(kept: SearchTree, parent: int, tree: SearchTree, old: int) -> int:
+    segment = tree.segment[old]
+    assert segment is not None
+    return kept.attach(parent, segment)
+
+
+def _copy_figures(kept: SearchTree, new: int, tree: SearchTree, old: int) -> None:
+    kept.visits[new] = tree.visits[old]
+    kept.ended[new] = tree.ended[old]
+    kept.judged[new] = tree.judged[old]
+    kept.total[new] = tree.total[old]
+    kept.prior[new] = tree.prior[old]
+    kept.verdict[new] = tree.verdict[old]
+    kept.closed[new] = tree.closed[old]
+
+
+def _count_on_chain(kept: SearchTree, node: int, discount: float) -> None:
+    """Fill in the nodes above ``node`` from the one below each."""
+    while node > 0:
+        segment, above = kept.segment[node], kept.parent[node]
+        assert segment is not None
+        kept.visits[above] = kept.visits[node]
+        kept.judged[above] = kept.judged[node]
+        kept.total[above] = kept.total[node] * discount
+        kept.closed[above] = kept.closed[node]
+        kept.prior[above] = {segment.function: 0.0}
+        node = above

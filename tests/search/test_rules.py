@@ -1,0 +1,101 @@
+"""Rules and formulas of the strategies, against values derived by other means."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from fractions import Fraction
+from random import Random
+
+import pytest
+import sympy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftt.search.best_of_n import majority_confidence
+from rftt.search.gumbel import halving_plan, mixed_value
+from rftt.search.particles import systematic
+from rftt.search.schedules import Exponential, Linear, Widening
+from rftt.search.selection import as_they_are, between_siblings, puct
+
+
+@pytest.mark.parametrize(
+    ("value", "visits", "parent", "prior", "c", "expected"),
+    [
+        # 0.5 + 1.25 * 0.4 * sqrt(16) / (1 + 3) = 0.5 + 0.5
+        (0.5, 3, 16, 0.4, 1.25, 1.0),
+        # an unvisited option: 0 + 2 * 0.5 * sqrt(9) / 1
+        (0.0, 0, 9, 0.5, 2.0, 3.0),
+        # no visit of the parent yet: the prior alone decides
+        (0.0, 0, 0, 0.3, 1.0, 0.3),
+    ],
+)
+def test_puct(value: float, visits: int, parent: int, prior: float, c: float, expected: float) -> None:
+    assert puct([value], [visits], parent, [prior], c) == pytest.approx([expected], abs=1e-12)
+
+
+def test_values_without_a_visit_are_the_parent_s() -> None:
+    assert as_they_are(0.25, [None, 0.5]) == [0.25, 0.5]
+    # From 2 (the parent) to 10: 4 lies a quarter of the way.
+    assert between_siblings(2.0, [4.0, None, 10.0]) == [0.25, 0.0, 1.0]
+    assert between_siblings(0.5, [0.5, None]) == [0.0, 0.0]
+
+
+@given(st.floats(-5, 5), st.lists(st.none() | st.floats(-5, 5), min_size=1, max_size=6))
+def test_values_between_siblings_keep_their_order(parent: float, values: list[float | None]) -> None:
+    known = as_they_are(parent, values)
+    scaled = between_siblings(parent, values)
+    assert all(0 <= value <= 1 for value in scaled)
+    for a in range(len(known)):
+        for b in range(len(known)):
+            assert not (known[a] < known[b] and scaled[a] > scaled[b])
+
+
+def test_schedules_and_widening() -> None:
+    assert [Linear(3.0, 1.0, 4)(n) for n in (0, 1, 2, 4, 9)] == [3.0, 2.5, 2.0, 1.0, 1.0]
+    halves = Exponential(4.0, 1.0, 2)
+    assert [halves(n) for n in (0, 1, 2, 7)] == pytest.approx([4.0, 2.0, 1.0, 1.0])
+    assert [Widening(1.0, 0.5)(n) for n in (0, 1, 3, 4, 9, 24)] == [1, 1, 1, 2, 3, 4]
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_majority_confidence_is_the_mass_of_a_beta_above_one_half(first: int, second: int) -> None:
+    p = sympy.Symbol("p")
+    density = p**first * (1 - p) ** second
+    half = sympy.Rational(1, 2)
+    whole = sympy.integrate(sympy.expand(density), (p, 0, 1))
+    above = sympy.integrate(sympy.expand(density), (p, half, 1))
+    assert majority_confidence(first, second) == pytest.approx(float(above / whole), abs=1e-12)
+
+
+def test_halving_plan() -> None:
+    # Four actions, 16 simulations, two phases of eight: 2 visits for each of 4, then 4 for each of 2.
+    assert halving_plan(4, 16) == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2
+    assert halving_plan(1, 3) == [0, 1, 2]
+    assert halving_plan(8, 5) == [0] * 5
+
+
+@given(st.integers(1, 16), st.integers(1, 64))
+def test_halving_plan_can_be_followed(actions: int, simulations: int) -> None:
+    """There is always an action with as many visits as the plan wants."""
+    visits = Counter(dict.fromkeys(range(actions), 0))
+    plan = halving_plan(actions, simulations)
+    assert len(plan) == simulations
+    for wanted in plan:
+        chosen = next(a for a in visits if visits[a] == wanted)
+        visits[chosen] += 1
+
+
+def test_mixed_value() -> None:
+    # (0.5 + 6 * (0.2 * 1 + 0.3 * 0) / 0.5) / (1 + 6) = (0.5 + 2.4) / 7
+    assert mixed_value(0.5, [0.2, 0.3, 0.5], [4, 2, 0], [1.0, 0.0, None]) == pytest.approx(2.9 / 7)
+    assert mixed_value(0.5, [0.4, 0.6], [0, 0], [None, None]) == 0.5
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 99))
+def test_systematic_resampling_is_fair_to_within_one(weights: list[int], count: int, seed: int) -> None:
+    drawn = Counter(systematic(range(len(weights)), weights, count, Random(seed)))
+    assert drawn.total() == count
+    for item, weight in enumerate(weights):
+        share = Fraction(count * weight, sum(weights))
+        assert math.floor(share) <= drawn[item] <= math.floor(share) + 1
