@@ -43,7 +43,7 @@ def test_a_problem_without_a_score_has_no_optimum() -> None:
 
 
 def test_verdicts_must_be_those_of_the_leaves() -> None:
-    with pytest.raises(ValueError, match=r"none for the leaf \('guess',\)"):
+    with pytest.raises(ValueError, match=r"none for the leaf \('think', 'wrong'\)"):
         FiniteProblem(POLICY, {("think", "right"): Verdict(1.0)})
     with pytest.raises(ValueError, match=r"\('think',\) is not a leaf"):
         FiniteProblem(POLICY, VERDICTS | {("think",): Verdict(1.0)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
 
 from rftt import (
     MCTS,
@@ -14,9 +15,12 @@ from rftt import (
     GumbelMCTS,
     ParticleFilter,
     Searcher,
+    SearchTree,
     UncertaintyForking,
 )  # fmt: skip
-from rftt.search.contract import PROMISES, ContractViolation, check_searcher
+from rftt.search.contract import PROMISES, ContractViolation, check_searcher, trees
+from rftt.search.contract.faults import tree_faults
+from rftt.search.contract.scenario import difference, reloaded
 from rftt.search.frontier import breadth_first, depth_first
 from rftt.search.mcts import Dirichlet
 from rftt.search.schedules import Exponential, Widening
@@ -92,3 +96,61 @@ def test_a_broken_promise_is_named(searcher: Searcher, promise: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"{promise}: ")
     assert PROMISES[promise] in message
+
+
+def test_a_broken_promise_is_told_by_a_small_case() -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(broken.CountsTwice(), max_examples=20)
+    assert caught.value.scenario == (
+        "round 0: asked 1 x node 0, <a>, until answer\n"
+        "  told node 0 got 1 scored -1\n"
+        "tree 'p0', at most 1 steps deep:\n"
+        "  0 question, visits 2, total -1 of 1, closed\n"
+        "    1 <a> '', visits 2, ended 2, total -1 of 1, score -1, closed"
+    )
+
+
+def test_the_case_names_the_tree_that_mattered() -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(broken.ComparesProblems(), max_examples=20, waived=OPEN_ENDED)
+    assert "p0 round 0" in caught.value.scenario
+    assert "p1 round 0" in caught.value.scenario
+
+
+def test_an_error_in_the_strategy_is_the_cause() -> None:
+    with pytest.raises(ContractViolation, match="tell raised TypeError") as caught:
+        check_searcher(broken.CountsOnScores(), max_examples=20)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "reasons"),
+    [(broken.Endless(n=1), OPEN_ENDED), (MCTS(selection=puct, exploration=0.0), GREEDY)],
+    ids=_name,
+)
+def test_a_promise_can_be_waived_with_a_reason(searcher: Searcher, reasons: dict[str, str]) -> None:
+    (promise,) = reasons
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(searcher, max_examples=5, most_rounds=200)
+    assert caught.value.promise == promise
+    check_searcher(searcher, max_examples=5, most_rounds=200, waived=reasons)
+
+
+def test_a_complete_strategy_finds_the_best_leaf_and_another_does_not() -> None:
+    check_searcher(MCTS(parallel=2), max_examples=15, finds_best=True)
+    with pytest.raises(ContractViolation, match="the best leaf, a1 > ") as caught:
+        check_searcher(BestOfN(n=1), max_examples=15, finds_best=True)
+    assert caught.value.promise == "best leaf"
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no promise 'visit'; there are: structure, "):
+        check_searcher(BestOfN(), waived={"visit": "a slip"})
+    with pytest.raises(ValueError, match="is not a range"):
+        check_searcher(BestOfN(), rewards=(1.0, 1.0))
+
+
+@given(trees())
+def test_trees_that_are_made_up_could_have_been_searched(tree: SearchTree) -> None:
+    assert list(tree_faults(tree)) == []
+    assert difference(tree, reloaded(tree)) is None

@@ -16,6 +16,7 @@ from rftt.search.selection import SelectionRule, ValueTransform, as_they_are, uc
 from rftt.search.tree import SearchTree
 
 _NOISE: Final = "root_noise"
+_NONE: Final[Counter[tuple[int, str | None]]] = Counter()
 
 
 @frozen
@@ -25,6 +26,16 @@ class Dirichlet:
 
     concentration: float = field(default=0.3, validator=validators.gt(0))
     share: float = field(default=0.25, validator=[validators.ge(0), validators.le(1)])
+
+
+@frozen
+class _UnderWay:
+    """Simulations of one round that have not been sampled yet."""
+
+    through: Counter[int]
+    """How many pass each node."""
+    new: Counter[tuple[int, str | None]]
+    """How many grow each child."""
 
 
 @frozen
@@ -77,24 +88,15 @@ class MCTS(Searcher):
         if self.noise is not None and _NOISE not in tree.memo and tree.prior[0] is not None:
             tree.memo[_NOISE] = _dirichlet(self.noise.concentration, tree.prior[0], rng)
         exploration = self.exploration(tree.visits[0])
-        # Simulations under way in this round: through a node, and for a new child of it.
-        passing: Counter[int] = Counter()
-        growing: Counter[tuple[int, str | None]] = Counter()
+        under_way = _UnderWay(Counter(), Counter())
         wishes: list[Expansion] = []
         while len(wishes) < self.parallel and not tree.closed[0]:
-            path = [0]
-            while True:
-                options = self._options(tree, path[-1], growing)
-                if not options:
-                    break
-                child, function = self._best(tree, path[-1], options, passing, exploration)
-                if child is None:
-                    passing.update(path)
-                    growing[path[-1], function] += 1
-                    wishes.append(Expansion(path[-1], function=function, until=self.until))
-                    break
-                path.append(child)
-            if not options and not self._close_finished(tree, path[-1]):
+            path, new = self._go_down(tree, under_way, exploration)
+            if new:
+                under_way.through.update(path)
+                under_way.new[path[-1], new[0]] += 1
+                wishes.append(Expansion(path[-1], function=new[0], until=self.until))
+            elif not self._close_finished(tree, path[-1]):
                 # All the room there is, is taken by simulations of this round.
                 break
         return wishes
@@ -107,32 +109,43 @@ class MCTS(Searcher):
             for chain in growth.chains:
                 self._close_finished(tree, chain[-1])
 
-    def _options(
-        self, tree: SearchTree, node: int, growing: Counter[tuple[int, str | None]]
-    ) -> list[tuple[int | None, str | None]]:
-        """Open children, and new children (no number yet) by function."""
-        children = [(child, None) for child in tree.children[node] if not tree.closed[child]]
-        new = self._new_children(tree, node, growing)
-        if self.openers == "sampled":
-            return [(None, None)] if new else children  # type: ignore[return-value]
-        return [*((None, function) for function in new), *children]
+    def _go_down(
+        self, tree: SearchTree, under_way: _UnderWay, exploration: float
+    ) -> tuple[list[int], Sequence[str | None]]:
+        """The path to where a child is to grow, and its function; none if the path ends where there is
+        nothing to grow or to enter."""
+        closed, node, path = tree.closed, 0, [0]
+        while True:
+            new = self._new_children(tree, node, under_way.new)
+            if new and self.openers == "sampled":
+                return path, new
+            children = [child for child in tree.children[node] if not closed[child]]
+            if not new and not children:
+                return path, ()
+            place = self._best(tree, node, new, children, under_way.through, exploration)
+            if place < len(new):
+                return path, new[place : place + 1]
+            node = children[place - len(new)]
+            path.append(node)
 
     def _new_children(
         self, tree: SearchTree, node: int, growing: Counter[tuple[int, str | None]]
     ) -> Sequence[str | None]:
         """Functions by which a child may be added now."""
-        if not tree.is_open(node):
-            return []
         children = tree.children[node]
         if self.openers == "sampled":
-            under_way = growing[node, None] if growing else 0
-            return [None] if len(children) + under_way < self._limit(tree, node, self.width) else []
+            count = len(children) + (growing[node, None] if growing else 0)
+            if count >= self.width or not tree.is_open(node):
+                return ()
+            return (None,) if count < self._limit(tree, node, self.width) else ()
         prior = tree.prior[node]
+        if prior is not None and len(children) >= len(prior) * self.width:
+            return ()
+        if not tree.is_open(node):
+            return ()
         if prior is None:
             # A node of this very round: its prior comes with the next one.
-            return [None]
-        if not growing and len(children) >= len(prior) * self.width:
-            return []
+            return (None,)
         tried: Counter[str | None] = Counter(s.function for c in children if (s := tree.segment[c]))
         for function in prior:
             tried[function] += growing[node, function]
@@ -150,41 +163,40 @@ class MCTS(Searcher):
         self,
         tree: SearchTree,
         node: int,
-        options: list[tuple[int | None, str | None]],
+        new: Sequence[str | None],
+        children: Sequence[int],
         passing: Counter[int],
         exploration: float,
-    ) -> tuple[int | None, str | None]:
-        if len(options) == 1:
-            return options[0]
+    ) -> int:
+        """The place of the best option, new children first."""
+        if len(new) + len(children) == 1:
+            return 0
         judged, total, visits = tree.judged, tree.total, tree.visits
-        known = [
-            total[child] / judged[child] if child is not None and judged[child] else None
-            for child, _ in options
-        ]
-        counts = [0 if child is None else visits[child] + passing[child] for child, _ in options]
-        parent_value = tree.value(node) or 0.0
-        scores = self.selection(
-            self.values(parent_value, known),
-            counts,
-            visits[node] + passing[node],
-            self._priors(tree, node, options),
-            exploration,
-        )
-        return options[scores.index(max(scores))]
+        values: list[float | None] = [None] * len(new)
+        values += [total[child] / judged[child] if judged[child] else None for child in children]
+        counts = [0] * len(new)
+        counts += [visits[child] for child in children]
+        parent_visits = visits[node]
+        if passing:
+            counts[len(new) :] = [visits[child] + passing[child] for child in children]
+            parent_visits += passing[node]
+        value = total[node] / judged[node] if judged[node] else 0.0
+        priors = self._priors(tree, node, new, children)
+        scores = self.selection(self.values(value, values), counts, parent_visits, priors, exploration)
+        return scores.index(max(scores))
 
     def _priors(
-        self, tree: SearchTree, node: int, options: Sequence[tuple[int | None, str | None]]
+        self, tree: SearchTree, node: int, new: Sequence[str | None], children: Sequence[int]
     ) -> list[float]:
         """A probability for each option: that of its function, shared by its samples."""
         prior = tree.prior[node]
         if self.openers == "sampled" or prior is None:
-            return [1 / self.width] * len(options)
+            return [1 / self.width] * (len(new) + len(children))
         noise = tree.memo.get(_NOISE) if node == 0 else None
         share = self.noise.share if self.noise and noise else 0.0
+        names = [*new, *(s.function if (s := tree.segment[child]) else None for child in children)]
         probabilities = []
-        for child, function in options:
-            segment = tree.segment[child] if child is not None else None
-            name = segment.function if segment else function
+        for name in names:
             p = math.exp(prior[name]) if name is not None and name in prior else 0.0
             if noise is not None:
                 p = (1 - share) * p + share * noise.get(name, 0.0)
@@ -196,7 +208,7 @@ class MCTS(Searcher):
         closed."""
         found = False
         while node >= 0 and all(tree.closed[child] for child in tree.children[node]):
-            if self._new_children(tree, node, Counter()):
+            if self._new_children(tree, node, _NONE):
                 break
             found = found or not tree.closed[node]
             tree.close(node)

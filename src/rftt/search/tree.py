@@ -142,7 +142,15 @@ class SearchTree:
         return Solution(self._segments(node))
 
     def _segments(self, node: int) -> tuple[Segment, ...]:
-        return tuple(segment for n in self.path(node) if (segment := self.segment[n]) is not None)
+        parent, segment = self.parent, self.segment
+        segments: list[Segment] = []
+        while node > 0:
+            step = segment[node]
+            assert step is not None
+            segments.append(step)
+            node = parent[node]
+        segments.reverse()
+        return tuple(segments)
 
     def ends(self) -> Iterator[int]:
         """Nodes at which a rollout ended, in order of their numbers."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -72,11 +71,6 @@ def check_searcher(
     if not rewards[0] < rewards[1]:
         raise ValueError(f"rewards: {rewards} is not a range; give the lowest and a higher score")
     names = frozenset(skipped)
-    limits = settings(
-        max_examples=max_examples, stateful_step_count=_STEPS, deadline=None, database=None,
-        report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
-        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
 
     class Machine(AskTell):
         def __init__(self) -> None:
@@ -90,29 +84,34 @@ def check_searcher(
     def optima(finite: FiniteProblem) -> None:
         hold_best_leaf(pristine(searcher), names, finite, most_rounds)
 
-    _run(lambda: run_state_machine_as_test(hypothesis.seed(seed)(Machine), settings=limits))
-    _run(hypothesis.seed(seed)(limits(searches)))
-    hold_seconds(pristine(searcher), names, ladder(rewards)[-1])
-    hold_endings(pristine(searcher), names, rewards, most_rounds)
-    hold_no_starvation(pristine(searcher), names, rewards, patience)
-    if finds_best:
-        _run(hypothesis.seed(seed)(limits(optima)))
-
-
-def _run(test: Callable[[], Any]) -> None:
+    limits = settings(
+        max_examples=max_examples, stateful_step_count=_STEPS, deadline=None, database=None,
+        report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
+        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    seeded = hypothesis.seed(seed)
     try:
-        test()
+        run_state_machine_as_test(seeded(Machine), settings=limits)
+        seeded(limits(searches))()
+        hold_seconds(pristine(searcher), names, ladder(rewards)[-1])
+        hold_endings(pristine(searcher), names, rewards, most_rounds)
+        hold_no_starvation(pristine(searcher), names, rewards, patience)
+        if finds_best:
+            seeded(limits(optima))()
     except Flaky as error:
-        raise _unstable(error) from error
+        raise _unstable(error) from None
+    except ContractViolation as violation:
+        # The way here says nothing; the cause does, where a strategy raised something.
+        raise violation.with_traceback(None) from violation.__cause__
 
 
-def _unstable(error: BaseException) -> ContractViolation:
-    """What to say when a case that failed once does not fail again."""
-    inner = getattr(error, "exceptions", ())
-    for found in inner:
-        if isinstance(found, ContractViolation):
-            return found
-    return StateBroken(
-        "the same calls on the same trees went another way the second time: the strategy depends on "
-        "something outside the tree, rng and its settings"
+def _unstable(error: Flaky) -> ContractViolation:
+    """What to say when a case that failed does not fail again."""
+    what = (
+        "the same calls on equal trees went another way the second time: the strategy depends on "
+        "something that is not on the tree, in rng or in its settings"
     )
+    for found in getattr(error, "exceptions", ()):
+        if isinstance(found, ContractViolation):
+            return StateBroken(f"{what}; the first time, {found.promise}: {found.what}", found.scenario)
+    return StateBroken(what)

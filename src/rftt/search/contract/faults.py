@@ -5,6 +5,7 @@ Each gives the promises that are broken, most telling first, and raises nothing.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from rftt.search.contract.promises import (
     DiscountBroken,
     FinishedBroken,
     GrammarBroken,
+    ResumeBroken,
     StructureBroken,
     ValuesBroken,
     VisitsBroken,
@@ -90,6 +92,10 @@ def tree_faults(tree: SearchTree, discount: float = 1.0) -> Faults:
     yield from _visit_faults(tree)
     yield from _value_faults(tree, discount)
     yield from _answer_faults(tree)
+    try:
+        json.dumps(tree.memo)
+    except (TypeError, ValueError) as error:
+        yield ResumeBroken(f"memo cannot be saved: {error}")
 
 
 def _structure_faults(tree: SearchTree) -> Faults:

@@ -176,6 +176,7 @@ class AskTell(RuleBasedStateMachine):
         rounds = [side.tree.rounds for side in sides]
         for side in sides:
             side.granted.append(data.draw(st.integers(1, 5)))
+        self.is_between_rounds = False
         try:
             self._grow(sides, self.watched, {s.tree.problem.id: s.granted[-1] for s in sides}, data)
         except (StateBroken, ResumeBroken):
@@ -184,12 +185,20 @@ class AskTell(RuleBasedStateMachine):
             # It may be broken for the sole reason that the other tree is searched too.
             for side, before in zip(sides, rounds, strict=True):
                 with suppress(_RaisedError):
-                    self._compare_with_alone(side, data, wishes_only=side.tree.rounds == before)
+                    self._compare_with_alone(side, wishes_only=side.tree.rounds == before)
             raise
-        for side in sides:
-            self._compare_with_alone(side, data)
+        self.is_between_rounds = True
         for side, before in zip(sides, rounds, strict=True):
             side.is_over = side.tree.rounds == before
+            # A strategy that remembers by problem now remembers another search of it.
+            with suppress(_DiffersError):
+                self._alone(side, min(1, side.tree.rounds))
+
+    def teardown(self) -> None:
+        # Not after a round that broke off: a violation is on its way, or hypothesis drew enough.
+        if self.is_between_rounds:
+            for side in self.sides:
+                self._compare_with_alone(side)
 
     @precondition(lambda self: any(side.is_over for side in self.sides))
     @rule(data=st.data())
@@ -211,23 +220,22 @@ class AskTell(RuleBasedStateMachine):
             budget=_Grant(samples=granted), on_round=lambda trees, finished: False,
         )  # fmt: skip
 
-    def _compare_with_alone(self, side: _Side, data: st.DataObject, wishes_only: bool = False) -> None:
-        rounds = side.tree.rounds
+    def _compare_with_alone(self, side: _Side, wishes_only: bool = False) -> None:
         try:
-            differs = difference(side.tree, self._alone(side, data, rounds))
+            differs = difference(side.tree, self._alone(side, side.tree.rounds))
             if wishes_only:
                 differs = None
-            # A strategy that remembers by problem now remembers the wrong search.
-            self._alone(side, data, min(1, rounds))
         except _DiffersError as error:
             differs = str(error)
         if differs:
-            has_company = any(other.granted for other in self.sides if other is not side)
-            what = "with no other tree around" if has_company else "on a new tree"
-            found = f"the search goes on as below; gone through again {what}, {differs}"
-            self.watched.demand(side.tree, [BatchBroken(found) if has_company else StateBroken(found)])
+            beside = [other.tree for other in self.sides if other is not side and other.granted]
+            again = "gone through again with no other tree" if beside else "gone through again"
+            found = f"the search goes on as below; {again}, {differs}"
+            self.watched.demand(
+                side.tree, [BatchBroken(found) if beside else StateBroken(found)], beside
+            )
 
-    def _alone(self, side: _Side, data: st.DataObject, rounds: int) -> SearchTree:
+    def _alone(self, side: _Side, rounds: int) -> SearchTree:
         """The same search with no other tree around, up to the next ask."""
         alone = _Side(SearchTree(side.tree.problem, self.grammar, self.max_depth), side.tape.rewound())
         again = _Again(self.watched, rounds)

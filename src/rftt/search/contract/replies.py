@@ -15,33 +15,41 @@ from rftt.tokens.grammar import Grammar
 
 _LONGEST = 4
 _OPENER = 9
-_TEXTS = st.sampled_from(["", "x", "y"])
+
+# Made once: hypothesis looks at each new strategy before it draws from it.
+_LENGTH = st.integers(1, _LONGEST)
+_TEXT = st.sampled_from(["", "x", "y"])
+_IDS = st.lists(st.integers(1, 3), max_size=2)
+_LOG_PROB = st.sampled_from([-0.5, -3.0, 0.0])
+_FLAG = st.booleans()
 _SELDOM = st.sampled_from([False, False, False, True])
-_ANSWERS = st.none() | st.sampled_from(["1", "2"])
+_SCORE = st.none() | st.integers(0, 4)
+_QUARTERS = st.integers(0, 4)
+_ANSWER = st.none() | st.sampled_from(["1", "2"])
 
 
 @st.composite
 def chains(draw: st.DrawFn, grammar: Grammar, request: Extension) -> list[Segment]:
     """A reply to a request: one to four steps, often equal, sometimes without a single id; steps may end
     the solution before a terminal function does, or be cut; a chain may stop short of an end."""
-    longest = 1 if request.until == "step" else min(_LONGEST, request.max_steps)
+    longest = 1 if request.until == "step" else request.max_steps
     left, last = request.max_tokens, request.state.last
     chain: list[Segment] = []
-    for _ in range(draw(st.integers(1, longest))):
+    for _ in range(min(longest, draw(_LENGTH))):
         forced = request.function if not chain else None
         function = forced or draw(st.sampled_from(grammar.legal(last)))
         # An opener, where there is one, is forced with the function, and what is forced is not chosen.
-        opener = (_OPENER,) * draw(st.integers(0, 1))
+        opener = (_OPENER,) * draw(_FLAG)
         prefix = () if chain else request.prefix
-        ids = (*opener, *prefix, *draw(st.lists(st.integers(1, 3), max_size=2)))[:left]
+        ids = (*opener, *prefix, *draw(_IDS))[:left]
         is_forced = [forced is not None] * len(opener) + [True] * len(prefix)
         chosen = [not (i < len(is_forced) and is_forced[i]) for i in range(len(ids))]
         ends_early = draw(_SELDOM)
         is_final = ends_early or grammar.is_terminal(function)
         chain.append(
             Segment(
-                function, draw(_TEXTS), ids, [-0.5] * len(ids), chosen, is_final,
-                is_cut=ends_early and draw(st.booleans()), body_start=min(len(opener), len(ids)),
+                function, draw(_TEXT), ids, [draw(_LOG_PROB)] * len(ids), chosen, is_final,
+                is_cut=ends_early and draw(_FLAG), body_start=min(len(opener), len(ids)),
             )
         )  # fmt: skip
         if is_final:
@@ -55,9 +63,12 @@ def verdicts(draw: st.DrawFn, steps: int, rewards: tuple[float, float] = (0.0, 1
     """A verdict on a solution of so many steps: a score in ``rewards`` or an abstention, with and
     without an answer and scores for the steps."""
     low, high = rewards
-    scores = st.integers(0, 4).map(lambda quarter: low + (high - low) * quarter / 4)
-    each = draw(st.none() | st.tuples(*[scores] * steps))
-    return Verdict(draw(st.none() | scores), draw(_ANSWERS), step_scores=each)
+    each = (
+        tuple(low + (high - low) * draw(_QUARTERS) / 4 for _ in range(steps)) if draw(_SELDOM) else None
+    )
+    quarter = draw(_SCORE)
+    score = None if quarter is None else low + (high - low) * quarter / 4
+    return Verdict(score, draw(_ANSWER), step_scores=each)
 
 
 @st.composite

@@ -12,7 +12,7 @@ from rftt.search.searcher import Expansion, Growth
 from rftt.search.storage import tree_from_json, tree_to_json
 from rftt.search.tree import SearchTree
 
-_ROUNDS = 6
+_LINES = 12
 _NODES = 40
 _CHAINS = 6
 _CHARACTERS = 40
@@ -95,12 +95,10 @@ def _growth_text(growth: Growth) -> str:
     return f"node {growth.expansion.node} got {', '.join(chains) or 'nothing'}{fewer}"
 
 
-def rounds_text(rounds: Sequence[str]) -> str:
-    """Numbered lines, the middle left out where there are many."""
-    lines = [f"round {number}: {line}" for number, line in enumerate(rounds)]
-    if len(lines) > 2 * _ROUNDS:
-        left_out = f"... {len(lines) - 2 * _ROUNDS} more rounds ..."
-        lines = [*lines[:_ROUNDS], left_out, *lines[-_ROUNDS:]]
+def story_text(lines: Sequence[str]) -> str:
+    """The lines, the middle left out where there are many."""
+    if len(lines) > 2 * _LINES:
+        lines = [*lines[:_LINES], f"... {len(lines) - 2 * _LINES} more lines ...", *lines[-_LINES:]]
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from rftt.search.contract.scenario import (
     asked_text,
     difference,
     reloaded,
-    rounds_text,
+    story_text,
     told_text,
     tree_text,
 )
@@ -30,6 +30,8 @@ from rftt.search.searcher import Expansion, Growth, Searcher
 from rftt.search.tree import SearchTree
 
 T = TypeVar("T")
+
+_MORE = 5
 
 
 @define(eq=False)
@@ -47,8 +49,8 @@ class Watched(Searcher):
     waived: Collection[str] = ()
     twice: bool = False
     looks_at_trees: bool = True
-    story: dict[str, list[str]] = field(factory=dict, init=False)
-    """For each problem, what was asked and told in each round."""
+    story: list[tuple[str, str]] = field(factory=list, init=False)
+    """What was asked and told, round by round, each with the problem that it is about."""
     wishes: dict[tuple[str, int], tuple[Expansion, ...]] = field(factory=dict, init=False)
     """What was asked, by problem and round."""
 
@@ -68,21 +70,32 @@ class Watched(Searcher):
         return self._call("is_done", tree, lambda: self.searcher.is_done(tree))
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        story = self.story.setdefault(tree.problem.id, [])
-        before, state = self._snapshot(tree), rng.getstate()
-        same, loaded = (copied(tree), self._reloaded(tree)) if self.twice else (tree, tree)
+        before = self._snapshot(tree)
+        as_it_was, state = copied(tree) if self.twice else tree, rng.getstate()
         wishes = self._call("ask", tree, lambda: tuple(self.searcher.ask(tree, rng)))
         self.wishes[tree.problem.id, tree.rounds] = wishes
-        story.append(f"asked {asked_text(wishes)}")
+        self.story.append((tree.problem.id, f"round {tree.rounds}: asked {asked_text(wishes)}"))
         if self.twice:
-            self._compare(tree, wishes, same, state, StateBroken, "an equal tree")
-            self._compare(tree, wishes, loaded, state, ResumeBroken, "the tree saved and loaded")
+            self._ask_again(tree, wishes, as_it_was, state)
         if self.looks_at_trees:
             self.demand(tree, touch_faults(before, tree))
         self.demand(tree, wish_faults(tree, wishes))
         if len(tree) == 1 and not wishes and tree.is_open(0):
             self.demand(tree, [AnswerBroken("nothing is asked of a tree on which there is nothing yet")])
         return wishes
+
+    def _ask_again(
+        self, tree: SearchTree, wishes: tuple[Expansion, ...], as_it_was: SearchTree, state: Any
+    ) -> None:
+        self._compare(tree, wishes, copied(as_it_was), state, StateBroken, "an equal tree")
+        try:
+            loaded = self._reloaded(as_it_was)
+            self._compare(tree, wishes, loaded, state, ResumeBroken, "the tree saved and loaded")
+        except ResumeBroken:
+            # It may as well be chance from elsewhere, which came to the same the first time.
+            for _ in range(_MORE):
+                self._compare(tree, wishes, copied(as_it_was), state, StateBroken, "an equal tree")
+            raise
 
     def _compare(
         self, tree: SearchTree, wishes: tuple[Expansion, ...], other: SearchTree, state: Any,
@@ -100,8 +113,7 @@ class Watched(Searcher):
             self.demand(tree, [broken(f"asking leaves another tree for {what}: {differs}")])
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
-        story = self.story.setdefault(tree.problem.id, [""])
-        story[-1] += f"\n  told {told_text(grown)}"
+        self.story.append((tree.problem.id, f"  told {told_text(grown)}"))
         before = self._snapshot(tree)
         same = copied(tree) if self.twice else tree
         self._call("tell", tree, lambda: self.searcher.tell(tree, grown))
@@ -109,7 +121,6 @@ class Watched(Searcher):
             self._call("tell", tree, lambda: self.searcher.tell(same, grown), StateBroken)
             if differs := difference(tree, same):
                 self.demand(tree, [StateBroken(f"told the same twice, equal trees differ: {differs}")])
-            self._reloaded(tree)
         if self.looks_at_trees:
             self.demand(tree, touch_faults(before, tree))
             self.demand(tree, tree_faults(tree, self.discount))
@@ -130,19 +141,24 @@ class Watched(Searcher):
         try:
             return reloaded(tree)
         except (TypeError, ValueError) as error:
-            self.demand(tree, [ResumeBroken(f"the tree cannot be saved: {error}; memo {tree.memo}")])
+            self.demand(tree, [ResumeBroken(f"the tree cannot be saved: {error}")])
             return tree
 
-    def demand(self, tree: SearchTree, faults: Iterable[ContractViolation]) -> None:
-        """Raise the first fault that is not waived, with what led to it."""
+    def demand(
+        self, tree: SearchTree, faults: Iterable[ContractViolation], beside: Sequence[SearchTree] = ()
+    ) -> None:
+        """Raise the first fault that is not waived, with what led to it: on this tree, and on those
+        beside it where they matter."""
         for fault in faults:
             if fault.promise not in self.waived:
-                fault.scenario = self.scenario(tree)
+                fault.scenario = self.scenario(tree, *beside)
                 raise fault
 
-    def scenario(self, tree: SearchTree) -> str:
-        """What was asked and told of a tree, and the tree."""
-        return f"{rounds_text(self.story.get(tree.problem.id, []))}\n{tree_text(tree)}"
+    def scenario(self, *trees: SearchTree) -> str:
+        """What was asked and told of the trees, in order, and the trees."""
+        ids = {tree.problem.id for tree in trees}
+        lines = [f"{id} {text}" if len(ids) > 1 else text for id, text in self.story if id in ids]
+        return "\n".join([story_text(lines), *map(tree_text, trees)])
 
 
 def copied(tree: SearchTree) -> SearchTree:
