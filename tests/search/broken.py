@@ -173,16 +173,16 @@ class RemembersProblems(Searcher):
 
 
 class ComparesProblems(Searcher):
-    """Samples more of the problem that has scored best so far of those that are searched."""
+    """Samples more of a problem that is behind the others that are searched."""
 
     def __init__(self) -> None:
-        self.totals: dict[str, float] = {}
+        self.rounds: dict[str, int] = {}
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
-        self.totals[tree.problem.id] = tree.total[0]
         if tree.rounds == 0:
-            self.totals = {tree.problem.id: 0.0}
-        return [Expansion(0, count=2 if tree.total[0] >= max(self.totals.values()) else 1)]
+            self.rounds = {}
+        self.rounds[tree.problem.id] = tree.rounds
+        return [Expansion(0, count=2 if tree.rounds == min(self.rounds.values()) else 1)]
 
 
 class NumbersAsKeys(Searcher):

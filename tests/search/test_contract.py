@@ -96,6 +96,8 @@ def test_a_broken_promise_is_named(searcher: Searcher, promise: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"{promise}: ")
     assert PROMISES[promise] in message
+    beside = "p1 round 0: " in caught.value.scenario
+    assert beside == (promise == "batch"), "the other tree is shown where it matters"
 
 
 def test_a_broken_promise_is_told_by_a_small_case() -> None:
@@ -108,13 +110,6 @@ def test_a_broken_promise_is_told_by_a_small_case() -> None:
         "  0 question, visits 2, total -1 of 1, closed\n"
         "    1 <a> '', visits 2, ended 2, total -1 of 1, score -1, closed"
     )
-
-
-def test_the_case_names_the_tree_that_mattered() -> None:
-    with pytest.raises(ContractViolation) as caught:
-        check_searcher(broken.ComparesProblems(), max_examples=20, waived=OPEN_ENDED)
-    assert "p0 round 0" in caught.value.scenario
-    assert "p1 round 0" in caught.value.scenario
 
 
 def test_an_error_in_the_strategy_is_the_cause() -> None:
@@ -138,7 +133,7 @@ def test_a_promise_can_be_waived_with_a_reason(searcher: Searcher, reasons: dict
 
 def test_a_complete_strategy_finds_the_best_leaf_and_another_does_not() -> None:
     check_searcher(MCTS(parallel=2), max_examples=15, finds_best=True)
-    with pytest.raises(ContractViolation, match="the best leaf, a1 > ") as caught:
+    with pytest.raises(ContractViolation, match="the search found None") as caught:
         check_searcher(BestOfN(n=1), max_examples=15, finds_best=True)
     assert caught.value.promise == "best leaf"
 

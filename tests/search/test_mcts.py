@@ -13,16 +13,21 @@ from rftt import (
     MCTS,
     Budget,
     Grammar,
+    GumbelMCTS,
     MathVerifier,
     Problem,
     Reply,
+    Searcher,
     SearchTree,
     Segment,
     TabularPolicy,
     best,
     run_search,
 )  # fmt: skip
-from rftt.search.selection import uct
+from rftt.search.contract import check_searcher
+from rftt.search.mcts import Dirichlet
+from rftt.search.schedules import Exponential, Linear, Widening
+from rftt.search.selection import between_siblings, puct, uct
 from tests.strategies import policies, problems
 
 
@@ -68,6 +73,22 @@ def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
     )
     assert tree.samples == _leaves(policy), "each leaf once: a finished subtree is not searched again"
     assert (best(tree) == "1") == _has_right_leaf(policy)
+
+
+@pytest.mark.parametrize(
+    "searcher",
+    [
+        MCTS(selection=puct),
+        MCTS(exploration=Linear(2.0, 0.0, 10), parallel=2),
+        MCTS(exploration=Exponential(2.0, 0.1, 10), values=between_siblings),
+        MCTS(widening=Widening(1.0, 0.5)),
+        MCTS(selection=puct, noise=Dirichlet()),
+        GumbelMCTS(simulations=1000),
+    ],
+    ids=str,
+)
+def test_every_variant_finds_the_best_leaf(searcher: Searcher) -> None:
+    check_searcher(searcher, finds_best=True, max_examples=10)
 
 
 def test_functions_are_tried_in_order_of_the_prior() -> None:

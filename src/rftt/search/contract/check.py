@@ -20,7 +20,7 @@ from rftt.search.contract.searches import Searches, budgets, hold_seconds
 from rftt.search.contract.starvation import hold_no_starvation
 from rftt.search.searcher import Searcher
 
-_STEPS = 16
+_STEPS = 12
 
 
 def check_searcher(

@@ -29,7 +29,7 @@ from rftt.search.contract.promises import (
 )
 from rftt.search.contract.replies import chains, priors, verdicts
 from rftt.search.contract.scenario import asked_text, difference
-from rftt.search.contract.watched import Watched
+from rftt.search.contract.watched import Watched, copied
 from rftt.search.engine import grow
 from rftt.search.searcher import Expansion, Growth, Searcher
 from rftt.search.tree import SearchTree
@@ -38,47 +38,62 @@ from rftt.tokens.grammar import Grammar
 T = TypeVar("T")
 
 
+class _DiffersError(Exception):
+    """A search that is gone through again takes another turn."""
+
+
+class _RaisedError(Exception):
+    """A strategy raises when its search is gone through again."""
+
+
 @define(eq=False)
 class _Tape:
-    """Replies in the order in which they were first drawn; played again after ``rewound``."""
+    """Replies in the order in which they were first drawn, each with its kind; played again after
+    ``rewound``."""
 
-    replies: list[Any] = field(factory=list)
+    replies: list[tuple[str, Any]] = field(factory=list)
     at: int = 0
 
-    def next(self, draw: Callable[[], T]) -> T:
+    def next(self, kind: str, draw: Callable[[], T]) -> T:
         if self.at == len(self.replies):
-            self.replies.append(draw())
+            self.replies.append((kind, draw()))
+        first_kind, reply = self.replies[self.at]
+        if kind != first_kind:
+            raise _DiffersError(f"it needs a {kind} where it needed a {first_kind}")
         self.at += 1
-        reply: T = self.replies[self.at - 1]
-        return reply
+        found: T = reply
+        return found
 
     def rewound(self) -> _Tape:
         return _Tape(self.replies)
 
 
+@frozen(eq=False)
 class _Drawn(Policy, Verifier):
-    """A policy and a verifier whose replies hypothesis draws, or a tape has."""
+    """A policy and a verifier whose replies a tape has, or else hypothesis draws."""
 
-    def __init__(
-        self,
-        grammar: Grammar,
-        tapes: Mapping[str, _Tape],
-        data: st.DataObject,
-        rewards: tuple[float, float],
-    ) -> None:
-        self.grammar, self.tapes, self.data, self.rewards = grammar, tapes, data, rewards
+    grammar: Grammar
+    tapes: Mapping[str, _Tape]
+    rewards: tuple[float, float]
+    data: st.DataObject | None
 
-    def _next(self, problem: Problem, strategy: st.SearchStrategy[T]) -> T:
-        return self.tapes[problem.id].next(lambda: self.data.draw(strategy))
+    def _next(self, kind: str, problem: Problem, strategy: st.SearchStrategy[T]) -> T:
+        return self.tapes[problem.id].next(kind, lambda: self._draw(strategy))
+
+    def _draw(self, strategy: st.SearchStrategy[T]) -> T:
+        if self.data is None:
+            raise _DiffersError("it needs more replies")
+        return self.data.draw(strategy)
 
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
-        return [self._next(s.problem, priors(self.grammar.legal(s.last))) for s in states]
+        return [self._next("prior", s.problem, priors(self.grammar.legal(s.last))) for s in states]
 
     def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
-        return [self._next(r.state.problem, chains(self.grammar, r)) for r in requests]
+        return [self._next("sample", r.state.problem, chains(self.grammar, r)) for r in requests]
 
     def judge(self, problem: Problem, solutions: Sequence[Solution]) -> list[Verdict]:
-        return [self._next(problem, verdicts(len(s.steps), self.rewards)) for s in solutions]
+        each = [verdicts(len(solution.steps), self.rewards) for solution in solutions]
+        return [self._next("verdict", problem, verdict) for verdict in each]
 
 
 @define(eq=False)
@@ -99,14 +114,6 @@ class _Grant(Budget):
 
     def samples_left(self, tree: SearchTree, wanted: int) -> int:
         return min(wanted, self.samples[tree.problem.id])
-
-
-class _DiffersError(Exception):
-    """A search that is gone through again takes another turn."""
-
-
-class _RaisedError(Exception):
-    """A strategy raises when its search is gone through again."""
 
 
 @frozen
@@ -176,7 +183,6 @@ class AskTell(RuleBasedStateMachine):
         rounds = [side.tree.rounds for side in sides]
         for side in sides:
             side.granted.append(data.draw(st.integers(1, 5)))
-        self.is_between_rounds = False
         try:
             self._grow(sides, self.watched, {s.tree.problem.id: s.granted[-1] for s in sides}, data)
         except (StateBroken, ResumeBroken):
@@ -184,49 +190,48 @@ class AskTell(RuleBasedStateMachine):
         except ContractViolation:
             # It may be broken for the sole reason that the other tree is searched too.
             for side, before in zip(sides, rounds, strict=True):
-                with suppress(_RaisedError):
-                    self._compare_with_alone(side, wishes_only=side.tree.rounds == before)
+                self._compare_with_alone(side, is_broken=True, was_told=side.tree.rounds > before)
             raise
-        self.is_between_rounds = True
         for side, before in zip(sides, rounds, strict=True):
+            self._compare_with_alone(side)
             side.is_over = side.tree.rounds == before
             # A strategy that remembers by problem now remembers another search of it.
-            with suppress(_DiffersError):
+            with suppress(_DiffersError, _RaisedError):
                 self._alone(side, min(1, side.tree.rounds))
-
-    def teardown(self) -> None:
-        # Not after a round that broke off: a violation is on its way, or hypothesis drew enough.
-        if self.is_between_rounds:
-            for side in self.sides:
-                self._compare_with_alone(side)
 
     @precondition(lambda self: any(side.is_over for side in self.sides))
     @rule(data=st.data())
     def taken_up_again(self, data: st.DataObject) -> None:
         """A search that was over goes on."""
         side = data.draw(st.sampled_from([side for side in self.sides if side.is_over]))
-        rounds = side.tree.rounds
-        self._grow([side], self.watched, {side.tree.problem.id: 1}, data)
-        if side.tree.rounds > rounds:
+        # A copy: what is written on it is not written when the search is gone through again.
+        tree = copied(side.tree)
+        self._grow([_Side(tree, side.tape)], self.watched, {tree.problem.id: 1}, data)
+        if tree.rounds > side.tree.rounds:
             found = "the search was over, and asked for more when it was taken up again"
-            self.watched.demand(side.tree, [EndsBroken(found)])
+            self.watched.demand(tree, [EndsBroken(found)])
 
     def _grow(
-        self, sides: Sequence[_Side], searcher: Searcher, granted: Mapping[str, int], data: st.DataObject
+        self,
+        sides: Sequence[_Side],
+        searcher: Searcher,
+        granted: Mapping[str, int],
+        data: st.DataObject | None,
     ) -> None:
-        drawn = _Drawn(self.grammar, {s.tree.problem.id: s.tape for s in sides}, data, self.rewards)
+        drawn = _Drawn(self.grammar, {s.tree.problem.id: s.tape for s in sides}, self.rewards, data)
         grow(
             [side.tree for side in sides], searcher, drawn, drawn,
             budget=_Grant(samples=granted), on_round=lambda trees, finished: False,
         )  # fmt: skip
 
-    def _compare_with_alone(self, side: _Side, wishes_only: bool = False) -> None:
+    def _compare_with_alone(self, side: _Side, is_broken: bool = False, was_told: bool = True) -> None:
         try:
-            differs = difference(side.tree, self._alone(side, side.tree.rounds))
-            if wishes_only:
-                differs = None
+            alone = self._alone(side, side.tree.rounds)
+            differs = difference(side.tree, alone) if was_told else None
         except _DiffersError as error:
             differs = str(error)
+        except _RaisedError as error:
+            differs = None if is_broken else f"it raises {error.__cause__!r}"
         if differs:
             beside = [other.tree for other in self.sides if other is not side and other.granted]
             again = "gone through again with no other tree" if beside else "gone through again"
@@ -240,7 +245,7 @@ class AskTell(RuleBasedStateMachine):
         alone = _Side(SearchTree(side.tree.problem, self.grammar, self.max_depth), side.tape.rewound())
         again = _Again(self.watched, rounds)
         for granted in side.granted[: rounds + 1]:
-            self._grow([alone], again, {side.tree.problem.id: granted}, data)
+            self._grow([alone], again, {side.tree.problem.id: granted}, None)
         return alone.tree
 
 
