@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftt import TransformersSampler
@@ -84,6 +84,7 @@ def _plain_log_probs(sampler: TransformersSampler, prompt: tuple[int, ...]) -> t
     return logits.log_softmax(-1)
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=12).map(tuple), min_size=1, max_size=9),
     st.integers(1, 4),
