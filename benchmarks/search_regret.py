@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from random import Random
 
@@ -39,7 +40,9 @@ from rftt.search.particles import ParticleFilter
 from rftt.search.schedules import Widening
 from rftt.search.selection import puct
 
-BUDGETS = (4, 8, 16, 32, 64, 128, 256)
+BUDGETS = (8, 16, 32, 64, 128, 256, 512)
+STEPS = 7
+"""To the deepest leaf; every step is one token."""
 
 
 def strategies(tokens: int) -> dict[str, Searcher]:
@@ -55,8 +58,8 @@ def strategies(tokens: int) -> dict[str, Searcher]:
         "best-first": FrontierSearch(best_first),
         "breadth-first": FrontierSearch(breadth_first),
         "depth-first": FrontierSearch(depth_first),
-        "best of N": BestOfN(tokens),
-        "adaptive consistency": AdaptiveConsistency(most=tokens),
+        "best of N": BestOfN(max(1, tokens // STEPS)),
+        "adaptive consistency": AdaptiveConsistency(most=tokens, at_once=1),
         "particles": ParticleFilter(),
         "forking": UncertaintyForking(),
     }
@@ -81,12 +84,12 @@ def random_problem(rng: Random, depth: int = 5) -> FiniteProblem:
         for reply in table[path]:
             longer, drift = (*path, reply.text), worth + rng.gauss(0, 0.15)
             if reply.function == "output":
-                score = min(1.0, max(0.0, drift))
+                score = 1 / (1 + math.exp(-4 * drift))
                 verdicts[longer] = Verdict(score, answer=reply.text)
             else:
                 grow(longer, reply.function, max(0, left - 1), drift)
 
-    grow((), None, depth, 0.5)
+    grow((), None, depth, 0.0)
     policy = TabularPolicy(grammar, table)
     return FiniteProblem(policy, {leaf: verdicts[leaf] for leaf in leaves(policy)})
 
