@@ -117,6 +117,7 @@ def main() -> None:
     print(f"{chosen.problems} problems of {np.mean([len(p.leaves) for p in problems]):.0f} leaves")
     figures: dict[str, object] = {}
     figure, axes = plt.subplots(figsize=(9, 6))
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for name in strategies(1):
         means, halves = [], []
         for tokens in BUDGETS:
@@ -132,7 +133,7 @@ def main() -> None:
         axes.errorbar(BUDGETS, means, yerr=halves, label=name, capsize=2)
         print(f"{name:22}", " ".join(f"{m:.3f}" for m in means), flush=True)
     axes.set(xscale="log", xlabel="sampled tokens", ylabel="simple regret")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(chosen.picture, dpi=120, bbox_inches="tight")
     print(json.dumps({"tokens": BUDGETS, "strategies": figures, "machine": machine()}))
 
