@@ -171,8 +171,15 @@ class AskTell(RuleBasedStateMachine):
     @initialize(grammar=grammars(), max_depth=st.integers(1, 5))
     def begin(self, grammar: Grammar, max_depth: int) -> None:
         self.grammar, self.max_depth = grammar, max_depth
-        problems = [Problem(f"p{number}", "what is it?", "1") for number in range(2)]
-        self.sides = [_Side(SearchTree(problem, grammar, max_depth)) for problem in problems]
+        self.begun = 0
+        self.sides = [self._new_side(), self._new_side()]
+
+    def _new_side(self) -> _Side:
+        self.begun += 1
+        return _Side(self._new_tree(Problem(f"p{self.begun - 1}", "what is it?", "1")))
+
+    def _new_tree(self, problem: Problem) -> SearchTree:
+        return SearchTree(problem, self.grammar, self.max_depth)
 
     @precondition(lambda self: not all(side.is_over for side in self.sides))
     @rule(data=st.data())
@@ -195,14 +202,15 @@ class AskTell(RuleBasedStateMachine):
         for side, before in zip(sides, rounds, strict=True):
             self._compare_with_alone(side)
             side.is_over = side.tree.rounds == before
-            # A strategy that remembers by problem now remembers another search of it.
-            with suppress(_DiffersError, _RaisedError):
-                self._alone(side, min(1, side.tree.rounds))
+            if side.tree.rounds > 1:
+                # A strategy that remembers by problem now remembers another search of it.
+                with suppress(_DiffersError, _RaisedError):
+                    self._alone(side, 1)
 
     @precondition(lambda self: any(side.is_over for side in self.sides))
     @rule(data=st.data())
     def taken_up_again(self, data: st.DataObject) -> None:
-        """A search that was over goes on."""
+        """A search that was over goes on; then another takes its place."""
         side = data.draw(st.sampled_from([side for side in self.sides if side.is_over]))
         # A copy: what is written on it is not written when the search is gone through again.
         tree = copied(side.tree)
@@ -210,6 +218,7 @@ class AskTell(RuleBasedStateMachine):
         if tree.rounds > side.tree.rounds:
             found = "the search was over, and asked for more when it was taken up again"
             self.watched.demand(tree, [EndsBroken(found)])
+        self.sides[self.sides.index(side)] = self._new_side()
 
     def _grow(
         self,
@@ -242,7 +251,7 @@ class AskTell(RuleBasedStateMachine):
 
     def _alone(self, side: _Side, rounds: int) -> SearchTree:
         """The same search with no other tree around, up to the next ask."""
-        alone = _Side(SearchTree(side.tree.problem, self.grammar, self.max_depth), side.tape.rewound())
+        alone = _Side(self._new_tree(side.tree.problem), side.tape.rewound())
         again = _Again(self.watched, rounds)
         for granted in side.granted[: rounds + 1]:
             self._grow([alone], again, {side.tree.problem.id: granted}, None)
