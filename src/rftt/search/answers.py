@@ -6,12 +6,10 @@ equal answers. None of these functions reads the problem's gold answer.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from rftt.search.scores import NodeScore, mean_value, verifier_score
 from rftt.search.tree import SearchTree
-
-Weight = Callable[[SearchTree, int], float]
 
 
 def answered(tree: SearchTree) -> Iterator[tuple[int, str]]:
@@ -28,7 +26,7 @@ def majority(tree: SearchTree) -> str | None:
     return weighted(tree, lambda _tree, _node: 1.0)
 
 
-def weighted(tree: SearchTree, weight: Weight) -> str | None:
+def weighted(tree: SearchTree, weight: NodeScore) -> str | None:
     """The answer with the largest sum of weights, ``None`` if no rollout reached an answer."""
     votes: dict[str, float] = {}
     for node, answer in answered(tree):
@@ -36,10 +34,10 @@ def weighted(tree: SearchTree, weight: Weight) -> str | None:
     return max(votes, key=lambda answer: votes[answer], default=None)
 
 
-def best(tree: SearchTree, weight: Weight | None = None) -> str | None:
+def best(tree: SearchTree, weight: NodeScore | None = None) -> str | None:
     """The answer of the rollout with the largest weight; by default the verifier's score, where an
     abstention ranks below every score."""
-    rank = weight or _score
+    rank = weight or verifier_score
     return max(answered(tree), key=lambda end: rank(tree, end[0]), default=(0, None))[1]
 
 
@@ -49,16 +47,6 @@ def most_valuable(tree: SearchTree) -> str | None:
     answer."""
     node = 0
     while tree.children[node]:
-        node = max(tree.children[node], key=lambda child: (_value(tree, child), tree.visits[child]))
+        node = max(tree.children[node], key=lambda child: (mean_value(tree, child), tree.visits[child]))
     verdict = tree.verdict[node]
     return None if verdict is None else verdict.answer
-
-
-def _value(tree: SearchTree, node: int) -> float:
-    value = tree.value(node)
-    return -math.inf if value is None else value
-
-
-def _score(tree: SearchTree, node: int) -> float:
-    verdict = tree.verdict[node]
-    return -math.inf if verdict is None or verdict.score is None else verdict.score

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 
 from rftt.interfaces import Extension, Policy, Solution, State, Verifier
 from rftt.search.answers import answered, weighted
+from rftt.search.rounds import seed_from
 from rftt.search.tree import SearchTree
 
 
@@ -59,10 +59,9 @@ def _vote(tree: SearchTree, agreed: Collection[int]) -> str | None:
 def _completion(tree: SearchTree, node: int, kept: float, seed: int, max_tokens: int) -> Extension:
     steps = tree.solution(node).steps
     shown = steps[: int(kept * len(steps))]
-    digest = hashlib.blake2b(f"{seed}/{tree.problem.id}/{node}".encode(), digest_size=8).digest()
     return Extension(
         state=State(tree.problem, shown),
-        seed=int.from_bytes(digest, "big") >> 1,
+        seed=seed_from(f"{seed}/{tree.problem.id}/{node}"),
         max_steps=tree.max_depth - len(shown),
         max_tokens=max_tokens,
     )

@@ -55,7 +55,7 @@ class Rounds:
 
     def _ask_tree(self, tree: SearchTree) -> _Asked | None:
         key = f"{self.seed}/{tree.problem.id}/"
-        expansions = self.searcher.ask(tree, Random(_digest(f"{key}{tree.rounds}/ask")))
+        expansions = self.searcher.ask(tree, Random(seed_from(f"{key}{tree.rounds}/ask")))
         wanted = [e for e, expansion in enumerate(expansions) for _ in range(expansion.count)]
         owners = wanted[: self.budget.samples_left(tree, len(wanted))]
         if not owners:
@@ -74,7 +74,7 @@ class Rounds:
             requests.append(
                 Extension(
                     state=tree.state(node),
-                    seed=_digest(f"{key}{tree.samples}"),
+                    seed=seed_from(f"{key}{tree.samples}"),
                     function=expansion.function,
                     until=expansion.until,
                     max_steps=self.budget.steps_each(tree, len(owners), depth_left),
@@ -134,7 +134,7 @@ class Rounds:
             )
 
 
-def _digest(text: str) -> int:
+def seed_from(text: str) -> int:
     """63 bits that depend on all of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

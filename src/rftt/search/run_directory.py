@@ -9,7 +9,7 @@ from there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import attrs
 from attrs import frozen
 
 from rftt.interfaces import Segment, Verdict
+from rftt.search.storage import verdict_from_json
 
 Priors = tuple[Mapping[str, float], ...]
 Chains = tuple[tuple[Segment, ...], ...]
@@ -94,12 +95,6 @@ def _round_from_json(data: Mapping[str, Any]) -> Round:
         chains=tuple(tuple(Segment(**segment) for segment in chain) for chain in data["chains"]),
         verdicts=tuple(verdict_from_json(verdict) for verdict in data["verdicts"]),
     )
-
-
-def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    """A verdict out of ``attrs.asdict`` and JSON."""
-    scores: Sequence[float] | None = data["step_scores"]
-    return Verdict(**{**data, "step_scores": scores and tuple(scores)})
 
 
 def describe(setting: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,7 @@ def tree_from_json(data: dict[str, Any]) -> SearchTree:
         depth.append(depth[parent] + 1)
         children[parent].append(node)
     segments = [s and Segment(**s) for s in data.pop("segment")]
-    verdicts = [
-        v and Verdict(**v | {"step_scores": v["step_scores"] and tuple(v["step_scores"])})
-        for v in data.pop("verdict")
-    ]
+    verdicts = [v and verdict_from_json(v) for v in data.pop("verdict")]
     tree = SearchTree(
         problem=Problem(**data.pop("problem")),
         grammar=Grammar(
@@ -73,6 +70,12 @@ def tree_from_json(data: dict[str, Any]) -> SearchTree:
         if len(getattr(tree, column)) != len(tree):
             raise ValueError(f"{column} has {len(getattr(tree, column))} entries for {len(tree)} nodes")
     return tree
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    """A verdict out of ``attrs.asdict`` and JSON."""
+    scores: Sequence[float] | None = data["step_scores"]
+    return Verdict(**{**data, "step_scores": scores and tuple(scores)})
 
 
 def save_trees(path: Path | str, trees: Iterable[SearchTree]) -> None:
