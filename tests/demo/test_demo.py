@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -51,6 +53,13 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
         k: v for k, v in first.items() if k != "seconds"
     }
     assert time.monotonic() - start < first["seconds"] / 2 + 5
+
+
+def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> None:
+    take_up = "import sys; from pathlib import Path; from rftt.demo.loop import *; "
+    take_up += "Demo(Path(sys.argv[1]), DemoSettings(seed=3))"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", take_up, str(tmp_path)], check=True)
 
 
 def test_another_seed_in_the_same_folder_is_refused(

@@ -171,12 +171,10 @@ def test_groups_of_equal_reward_teach_nothing() -> None:
     mixed = _tree([([5], 1.0), ([6, 7, 8], 0.0)], policy)
     assert not learner.experience([right, wrong]).advantages.any()
     batch = learner.experience([right, wrong, mixed])
-    assert not batch.advantages[:4].any()
-    # The mixed group is +1/2 on two tokens and -1/2 on four of them.
-    count = batch.action_count
-    expected = 0.5 / (0.25 * 6 / count) ** 0.5
-    values = batch.advantages[4:][batch.actions[4:]].tolist()
-    assert values == pytest.approx([expected] * 2 + [-expected] * 4, rel=1e-4)
+    assert len(batch) == 2, "only the mixed group is left"
+    # It is +1/2 on two tokens and -1/2 on four, and the root of the mean square of those is 1/2.
+    values = batch.advantages[batch.actions].tolist()
+    assert values == pytest.approx([1.0] * 2 + [-1.0] * 4, rel=1e-4)
 
 
 def test_kl_lowers_the_reward_of_tokens_the_reference_finds_unlikely() -> None:

@@ -38,6 +38,7 @@ from rftt.search.best_of_n import BestOfN
 from rftt.search.budget import Budget
 from rftt.search.engine import OnRound, run_search
 from rftt.search.mcts import MCTS
+from rftt.search.run_directory import describe
 from rftt.search.searcher import Searcher
 from rftt.search.storage import load_trees, save_trees
 from rftt.search.tree import SearchTree
@@ -63,24 +64,25 @@ def _tree_search(width: int) -> Searcher:
 @frozen
 class DemoSettings:
     """How much of everything. The defaults were chosen on problems of the ``warmup`` and
-    ``reinforce`` splits, but for the number of warm-up problems, which was put back to 256 after a
+    ``reinforce`` splits, but for the number of warm-up problems, which was raised from 144 after a
     look at held-out problems of seed 12.
 
-    ``temperature`` is that of every evaluation and of the warm-up search. Reinforcement explores at
-    ``reinforce_temperature``: what it learns there helps at lower ones too."""
+    ``temperature`` is that of every evaluation. Reinforcement explores at 1: what it learns there
+    helps at lower temperatures too."""
 
     seed: int = 0
     heldout: int = 500
     rollouts: int = 16
-    temperature: float = 0.7
+    temperature: float = 0.85
     max_tokens: int = 320
     searcher: Searcher = field(factory=lambda: _tree_search(8))
     answer_searcher: Searcher = field(factory=lambda: _tree_search(4))
-    warm_up_problems: int = 256
+    warm_up_problems: int = 240
+    warm_up_temperature: float = 0.7
     warm_up_epochs: int = 3
     warm_up_rows: int = 16
     warm_up_rate: float = 1e-3
-    updates: int = 20
+    updates: int = 14
     problems_per_update: int = 16
     reinforce_temperature: float = 1.0
     reinforce_rate: float = 2e-4
@@ -100,7 +102,7 @@ class Demo:
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
-        path, mine = self.output / "settings.json", repr(self.settings)
+        path, mine = self.output / "settings.json", describe(self.settings)
         if path.exists() and json.loads(path.read_text()) != mine:
             raise ValueError(f"{path} is of a run with other settings: choose another output folder")
         path.write_text(json.dumps(mine))
@@ -129,7 +131,7 @@ class Demo:
         folder, settings = self.output / "warmed_up", self.settings
         if (folder / "config.json").exists():
             return folder
-        policy = self.prompted(WARM_UP_FUNCTIONS, settings.temperature)
+        policy = self.prompted(WARM_UP_FUNCTIONS, settings.warm_up_temperature)
         with self._timed("warm-up search"):
             trees = self._search(self.problems(settings.warm_up_problems, "warmup"), policy)
         with self._timed("warm-up fine-tuning"):
@@ -138,7 +140,7 @@ class Demo:
             add_rows(model, tokenizer, tokens)
             data = WarmUp(policy, tokens).annotate(trees, settings.seed)
             data.to_json(self.output / "warm_up.jsonl")
-            learner = SupervisedLearner(self.functional(model, tokenizer, settings.temperature))
+            learner = SupervisedLearner(self.functional(model, tokenizer, settings.warm_up_temperature))
             lightning.seed_everything(settings.seed, verbose=False)
             loader = DataLoader(
                 data.to_list(),

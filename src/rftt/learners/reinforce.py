@@ -65,8 +65,8 @@ class ReinforcePlusPlus(Learner):
         kl: its coefficient. Without ``group_baseline`` the reward of each token is lowered by
             ``kl * (log policy - log reference)``; with it, KL is a k2 term of the loss.
         group_baseline: subtract the mean outcome of the problem's rollouts first
-            (REINFORCE++-baseline); whitening then only scales, so that a problem whose rollouts all
-            scored the same teaches nothing.
+            (REINFORCE++-baseline); whitening then only scales. A problem whose rollouts all scored
+            the same teaches nothing, and is left out where another teaches something.
         clip: PPO's epsilon.
         gamma: discount for each token.
         outcome_weight: see :func:`step_rewards`.
@@ -91,6 +91,8 @@ class ReinforcePlusPlus(Learner):
         paths = self._paths(trees)
         if not paths.rows:
             raise ValueError(f"no rollout in {len(trees)} trees was judged: there is no reward")
+        if self.group_baseline:
+            paths = _where_rewards_differ(paths)
         batch = experience_from_rows(paths.rows)
         states = automaton_states(
             batch.ids, batch.present, torch.tensor(paths.starts), self.policy.automaton
@@ -179,6 +181,17 @@ class ReinforcePlusPlus(Learner):
         return result
 
 
+def _where_rewards_differ(paths: _Paths) -> _Paths:
+    """The paths of problems whose paths differ in total reward; all of them if there is no such problem."""
+    totals: dict[int, list[float]] = {}
+    for group, rewards in zip(paths.groups, paths.rewards, strict=True):
+        totals.setdefault(group, []).append(sum(rewards))
+    kept = [i for i, g in enumerate(paths.groups) if max(totals[g]) - min(totals[g]) > 1e-9]
+    if not kept:
+        return paths
+    return _Paths(*([column[i] for i in kept] for column in attrs.astuple(paths, recurse=False)))
+
+
 def _padded(rows: Sequence[Sequence[int | float]], width: int, fill: int | float) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
@@ -191,7 +204,7 @@ def _is_first(owner: Int64[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"
     real = flat >= 0
     first = first.scatter_reduce(0, flat[real], places[real], "amin")
     result = torch.zeros_like(real)
-    result[first] = True
+    result[first[first < flat.numel()]] = True
     return result.view_as(owner)
 
 
