@@ -1,7 +1,8 @@
 """What batching over problems is worth: python benchmarks/search_schedule.py --data PATH/asdiv.jsonl
 
-Warm-up search (MCTS with the paper's settings) over 64 problems with 16 rollouts each: once with all
-problems in every round, and once in the schedule of the paper's published code, one problem at a
+Warm-up search over 64 problems with 16 rollouts each (MCTS with the paper's exploration and, as there,
+two samples of a function; virtual visits let a tree ask for several simulations in a round): once with
+all problems in every round, and once in the schedule of the paper's published code, one problem at a
 time and one request at a time, with the same seeds. The second is run on the first few problems and
 scaled up. ``identical_trees`` is the share of those whose trees came out the same: batched kernels
 round differently, and a draw can fall on the other side of a boundary. ``outside_model_share`` is the
@@ -73,21 +74,21 @@ class ModelClock:
 
 
 def compare(
-    policy: PromptedPolicy, model: PreTrainedModel, problems: Sequence[Problem], alone: int,
-    rollouts: int, max_tokens: int, seed: int,
+    policy: PromptedPolicy, model: PreTrainedModel, problems: Sequence[Problem],
+    chosen: argparse.Namespace, max_tokens: int,
 ) -> dict[str, float]:  # fmt: skip
     """Both schedules on one model."""
-    searcher = MCTS(exploration=2.0)
+    searcher = MCTS(exploration=2.0, width=2, parallel=chosen.parallel)
     rounds = 0
 
     def count(trees: Sequence[SearchTree], finished: int) -> None:
         nonlocal rounds
         rounds += 1
 
-    def search(chosen: Sequence[Problem], by: Policy) -> list[SearchTree]:
+    def search(some: Sequence[Problem], by: Policy) -> list[SearchTree]:
         return run_search(
-            chosen, searcher, by, MathVerifier(), budget=Budget(rollouts=rollouts), seed=seed,
-            max_depth=15, max_tokens=max_tokens, on_round=count,
+            some, searcher, by, MathVerifier(), budget=Budget(rollouts=chosen.rollouts),
+            seed=chosen.seed, max_depth=15, max_tokens=max_tokens, on_round=count,
         )  # fmt: skip
 
     search(problems[:1], policy)
@@ -98,8 +99,8 @@ def compare(
     outside = 1 - clock.seconds / batched_seconds
     batched_rounds = rounds
     start = time.perf_counter()
-    sequential = [search([problem], OneByOne(policy))[0] for problem in problems[:alone]]
-    scale = sum(map(len, batched)) / sum(map(len, batched[:alone]))
+    sequential = [search([problem], OneByOne(policy))[0] for problem in problems[: chosen.alone]]
+    scale = sum(map(len, batched)) / sum(map(len, batched[: chosen.alone]))
     sequential_seconds = (time.perf_counter() - start) * scale
     same = [_steps(a) == _steps(b) for a, b in zip(batched, sequential, strict=False)]
     return {
@@ -145,23 +146,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="asdiv.jsonl, for SmolLM2")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rollouts", type=int, default=16)
+    parser.add_argument("--parallel", type=int, default=16, help="most simulations of a tree in a round")
     parser.add_argument("--alone", type=int, default=2, help="problems of the sequential schedule")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     figures: dict[str, object] = {}
     if chosen.model != "smollm2":
         model, policy, problems = nano(chosen.problems)
-        figures["nano"] = compare(
-            policy, model, problems, chosen.alone, chosen.rollouts, 256, chosen.seed
-        )
+        figures["nano"] = compare(policy, model, problems, chosen, max_tokens=256)
         print("nano:", figures["nano"], flush=True)
     if chosen.model != "nano":
         if chosen.data is None:
             parser.error("SmolLM2 needs word problems: --data PATH/asdiv.jsonl")
         model, policy, problems = smollm2(chosen.problems, chosen.data)
-        figures["smollm2"] = compare(
-            policy, model, problems, chosen.alone, chosen.rollouts, 60, chosen.seed
-        )
+        figures["smollm2"] = compare(policy, model, problems, chosen, max_tokens=60)
         print("smollm2:", figures["smollm2"], flush=True)
     print(json.dumps(figures | {"machine": machine()}))
 

@@ -67,5 +67,5 @@ budgets: st.SearchStrategy[Budget] = st.builds(
     rollouts=st.integers(1, 20),
     nodes=st.none() | st.integers(1, 20),
     tokens=st.none() | st.integers(1, 20),
-    rounds=st.none() | st.integers(1, 8),
+    policy_calls=st.none() | st.integers(1, 8),
 )

@@ -4,4 +4,6 @@ import sys
 
 from rftt.cli import main
 
-sys.exit(main())
+# Processes that the demo starts read this file too, under another name.
+if __name__ == "__main__":
+    sys.exit(main())

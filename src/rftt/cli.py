@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     # Only now: torch and lightning take seconds that a request for help need not wait.
     from rftt.demo.command import run_demo
-    from rftt.demo.loop import DemoSettings
+    from rftt.demo.settings import DemoSettings
 
     try:
         run_demo(chosen.output, DemoSettings(seed=chosen.seed))

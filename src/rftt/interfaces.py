@@ -95,6 +95,19 @@ class Extension:
     prefix: tuple[int, ...] = ()
 
 
+class ChainStream(ABC):
+    """Extensions under way: more can be asked for while others still run."""
+
+    @abstractmethod
+    def add(self, key: int, request: Extension) -> None:
+        """Ask for one more. Where there is more to do than can be done at once, lower keys go first."""
+
+    @abstractmethod
+    def collect(self) -> Sequence[tuple[int, Sequence[Segment]]]:
+        """Work until at least one is done; keys and chains of those that are. Empty when none is under
+        way."""
+
+
 class Policy(ABC):
     """How a state becomes the next steps."""
 
@@ -107,6 +120,24 @@ class Policy(ABC):
     @abstractmethod
     def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
         """For each request, a chain of sampled steps that obeys the grammar."""
+
+    def stream(self) -> ChainStream:
+        """An empty stream. This default extends all that has been added in one call; policies that can
+        go on with some requests while others are done do better."""
+        return _Calls(self)
+
+
+class _Calls(ChainStream):
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._added: dict[int, Extension] = {}
+
+    def add(self, key: int, request: Extension) -> None:
+        self._added[key] = request
+
+    def collect(self) -> Sequence[tuple[int, Sequence[Segment]]]:
+        added, self._added = self._added, {}
+        return list(zip(added, self._policy.extend(list(added.values())), strict=True))
 
 
 def _segments(values: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -13,8 +13,9 @@ import pytest
 from rftt import BestOfN, load_trees
 from rftt.cli import main
 from rftt.demo.command import run_demo
-from rftt.demo.loop import DemoSettings
-from rftt.nano.checkpoint import load_model
+from rftt.demo.measure import measured_beside
+from rftt.demo.settings import DemoSettings
+from rftt.policies.loading import load_model
 
 SMALL = DemoSettings(
     heldout=12, rollouts=4, answer_searcher=BestOfN(4), warm_up_problems=16, warm_up_epochs=1, updates=2,
@@ -56,10 +57,21 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
 
 
 def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> None:
-    take_up = "import sys; from pathlib import Path; from rftt.demo.loop import *; "
+    take_up = "import sys; from pathlib import Path; from rftt.demo.loop import Demo, DemoSettings; "
     take_up += "Demo(Path(sys.argv[1]), DemoSettings(seed=3))"
     for _ in range(2):
         subprocess.run([sys.executable, "-c", take_up, str(tmp_path)], check=True)
+
+
+def test_an_evaluation_beside_that_fails_is_not_passed_over(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(RuntimeError, match="the evaluation of nobody failed"),
+        measured_beside(tmp_path, SMALL, "nobody"),
+    ):
+        pass
+    assert "nobody does not exist" in capfd.readouterr().err
 
 
 def test_another_seed_in_the_same_folder_is_refused(

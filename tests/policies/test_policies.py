@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from rftt import (
     TabularPolicy,
     TransformersSampler,
 )  # fmt: skip
+from tests.chi_squared import assert_drawn_from
 from tests.models import functional_policy, tiny_model, tokenizer
 
 PROBLEM = Problem("p", "12+34", "46")
@@ -44,6 +46,16 @@ def test_the_prior_is_the_next_token_distribution_over_legal_openers() -> None:
         torch.testing.assert_close(
             torch.tensor(list(prior.values())).double(), expected, atol=1e-5, rtol=0
         )
+
+
+def test_openers_come_as_often_as_the_prior_says() -> None:
+    policy = functional_policy()
+    state = State(PROBLEM)
+    (prior,) = policy.prior([state])
+    chains = policy.extend([Extension(state, seed, until="step", max_tokens=1) for seed in range(5_000)])
+    counts = Counter(chain[0].function for chain in chains)
+    assert set(counts) <= set(prior)
+    assert_drawn_from([math.exp(p) for p in prior.values()], [counts[name] for name in prior])
 
 
 def test_functional_chains_obey_grammar_limits_and_carry_exact_log_probs() -> None:

@@ -122,7 +122,7 @@ class TakesTurns(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         self.asked += 1
-        return [Expansion(0, count=1 + self.asked % 2)]
+        return [Expansion(tree.start, count=1 + self.asked % 2)]
 
 
 class TakesTurnsOfAll(TakesTurns):
@@ -132,14 +132,14 @@ class TakesTurnsOfAll(TakesTurns):
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         self.counter[0] += 1
-        return [Expansion(0, count=1 + self.counter[0] % 2)]
+        return [Expansion(tree.start, count=1 + self.counter[0] % 2)]
 
 
 class OwnChance(Searcher):
     """Chance from elsewhere."""
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
-        return [Expansion(0, count=random.randint(1, 9))]
+        return [Expansion(tree.start, count=random.randint(1, 9))]
 
 
 class RemembersTrees(Searcher):
@@ -149,7 +149,7 @@ class RemembersTrees(Searcher):
         self.seen: dict[int, int] = {}
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
-        return [Expansion(0, count=1 + self.seen.get(id(tree), 0))]
+        return [Expansion(tree.start, count=1 + self.seen.get(id(tree), 0))]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
@@ -165,7 +165,7 @@ class RemembersProblems(Searcher):
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         if tree.rounds == 0:
             self.rounds[tree.problem.id] = 0
-        return [Expansion(0, count=1 + self.rounds.get(tree.problem.id, 0))]
+        return [Expansion(tree.start, count=1 + self.rounds.get(tree.problem.id, 0))]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
@@ -182,7 +182,7 @@ class ComparesProblems(Searcher):
         if tree.rounds == 0:
             self.rounds = {}
         self.rounds[tree.problem.id] = tree.rounds
-        return [Expansion(0, count=2 if tree.rounds == min(self.rounds.values()) else 1)]
+        return [Expansion(tree.start, count=2 if tree.rounds == min(self.rounds.values()) else 1)]
 
 
 class NumbersAsKeys(Searcher):
@@ -190,7 +190,7 @@ class NumbersAsKeys(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         grown: dict[Any, int] = tree.memo.setdefault("grown", {})
-        return [Expansion(0, count=1 + grown.get(0, 0))]
+        return [Expansion(tree.start, count=1 + grown.get(0, 0))]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
@@ -209,7 +209,7 @@ class EndsAtOnce(Searcher):
     """Asks for the last function first."""
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
-        return [Expansion(0, function=list(tree.grammar.functions)[-1])]
+        return [Expansion(tree.start, function=list(tree.grammar.functions)[-1])]
 
 
 class GrowsLeaves(Searcher):
@@ -238,12 +238,19 @@ class Reopens(Searcher):
     """Opens what was closed."""
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
-        return [Expansion(0)]
+        return [Expansion(tree.start)]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
         for child in tree.children[0]:
             tree.closed[child] = not tree.closed[child]
+
+
+class ForgetsItsStart(BestOfN):
+    """Begins at the question, whatever the search has committed to."""
+
+    def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
+        return [Expansion(0, count=self.n)]
 
 
 class Endless(BestOfN):
@@ -258,7 +265,7 @@ class Wakes(Endless):
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         tree.memo["awake"] = not tree.memo.get("awake", False)
-        return [Expansion(0)] if tree.memo["awake"] else []
+        return [Expansion(tree.start)] if tree.memo["awake"] else []
 
 
 class NeverBegins(BestOfN):

@@ -15,7 +15,7 @@ Searched = tuple[TabularPolicy, list[SearchTree]]
 
 
 def _segment_of(row: dict[str, object]) -> Segment | None:
-    names = ("function", "text", "ids", "log_probs", "chosen", "is_final", "is_cut")
+    names = ("function", "text", "ids", "log_probs", "chosen", "is_final", "is_cut", "body_start")
     return None if row["function"] is None else Segment(**{name: row[name] for name in names})  # type: ignore[arg-type]
 
 

@@ -70,6 +70,7 @@ BROKEN: list[tuple[Searcher, str]] = [
     (broken.GrowsLeaves(), "grammar"),
     (broken.BelowClosed(), "finished"),
     (broken.Reopens(), "finished"),
+    (broken.ForgetsItsStart(n=2), "commitment"),
     (broken.Endless(n=1), "ends"),
     (broken.Wakes(n=1), "ends"),
     (broken.NeverBegins(), "answer"),

@@ -56,7 +56,7 @@ def test_budget_is_never_overspent(
         (budget.rollouts, tree.samples),
         (budget.nodes, len(tree) - 1),
         (budget.tokens, tree.tokens),
-        (budget.rounds, tree.rounds),
+        (budget.policy_calls, tree.rounds),
     ):
         assert limit is None or spent <= limit
     assert len(tree) > 1, "the smallest budget still buys a step"
@@ -101,7 +101,7 @@ def test_stopped_saved_and_resumed_ends_as_if_never_stopped(
     from rftt.search.storage import tree_from_json
 
     (whole,) = _search(policy, searcher, Budget(rollouts=rollouts), seed)
-    (part,) = _search(policy, searcher, Budget(rollouts=rollouts, rounds=rounds), seed)
+    (part,) = _search(policy, searcher, Budget(rollouts=rollouts, policy_calls=rounds), seed)
     resumed = tree_from_json(json.loads(json.dumps(tree_to_json(part))))
     grow([resumed], searcher, policy, MathVerifier(), budget=Budget(rollouts=rollouts), seed=seed)
     assert tree_to_json(resumed) == tree_to_json(whole)

@@ -8,8 +8,9 @@ import time
 import warnings
 from pathlib import Path
 
-from rftt.demo.loop import Demo, DemoSettings
+from rftt.demo.loop import Demo
 from rftt.demo.report import Results, draw_curves, draw_tree, most_telling, table
+from rftt.demo.settings import DemoSettings
 from rftt.search.storage import load_trees
 
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rftt.learners.experience import Experience
+from rftt.learners.reference import Reference
 from rftt.tokens.automaton import END, TokenAutomaton
 
 
 def token_log_probs(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Reference,
     experience: Experience,
     automaton: TokenAutomaton | None,
     temperature: float = 1.0,

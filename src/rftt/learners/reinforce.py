@@ -17,6 +17,7 @@ from rftt.learners.experience import Experience, Row, experience_from_rows
 from rftt.learners.learner import Learner, LossOutput
 from rftt.learners.log_probs import automaton_states, token_log_probs
 from rftt.learners.losses import clipped_policy_loss, k1, k2, k3, token_mean
+from rftt.learners.reference import Reference
 from rftt.policies.functional import FunctionalPolicy
 from rftt.search.tree import SearchTree
 
@@ -61,7 +62,8 @@ class ReinforcePlusPlus(Learner):
     Attributes:
         policy: what sampled the trees; its sampler's temperature and its automaton are used again, so
             that the first ratio is exactly 1.
-        reference: the frozen model that KL is measured to.
+        reference: the frozen model that KL is measured to; see
+            :func:`rftt.learners.reference.frozen_reference`.
         kl: its coefficient. Without ``group_baseline`` the reward of each token is lowered by
             ``kl * (log policy - log reference)``; with it, KL is a k2 term of the loss.
         group_baseline: subtract the mean outcome of the problem's rollouts first
@@ -74,7 +76,7 @@ class ReinforcePlusPlus(Learner):
     """
 
     policy: FunctionalPolicy
-    reference: PreTrainedModel
+    reference: Reference
     kl: float = field(default=0.01, validator=validators.ge(0))
     group_baseline: bool = False
     clip: float = field(default=0.2, validator=validators.gt(0))
@@ -82,9 +84,16 @@ class ReinforcePlusPlus(Learner):
     outcome_weight: float = 0.6
     tokens_at_once: int = 16384
 
+    def __attrs_post_init__(self) -> None:
+        if not (warp := self.policy.sampler.warp).is_whole:
+            raise ValueError(
+                f"the policy samples with {warp}, which gives some ids no probability, so that there is "
+                "no ratio to learn from: give its sampler a temperature above 0, top_p=1 and min_p=0"
+            )
+
     @property
     def _temperature(self) -> float:
-        return self.policy.sampler.temperature or 1.0
+        return self.policy.sampler.warp.temperature
 
     @torch.no_grad()
     def experience(self, trees: Sequence[SearchTree]) -> Experience:
@@ -182,7 +191,7 @@ class ReinforcePlusPlus(Learner):
 
 
 def _where_rewards_differ(paths: _Paths) -> _Paths:
-    """The paths of problems whose paths differ in total reward; all of them if there is no such problem."""
+    """The paths of problems whose paths differ in total reward; all, if there is no such problem."""
     totals: dict[int, list[float]] = {}
     for group, rewards in zip(paths.groups, paths.rewards, strict=True):
         totals.setdefault(group, []).append(sum(rewards))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 
-from rftt.interfaces import Extension, Policy, Segment
+from rftt.interfaces import ChainStream, Extension, Policy, Segment
 from rftt.policies.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import TokenAutomaton
 
@@ -29,14 +29,41 @@ class SampledPolicy(Policy):
 
     def hold(self, dialogues: Sequence[Dialogue]) -> list[list[Segment]]:
         """Hold dialogues side by side; their chains, in order."""
-        stream = self.sampler.stream(self.automaton)
+        stream = self.stream()
         for key, dialogue in enumerate(dialogues):
-            stream.add(key, next(dialogue))
+            stream.begin(key, dialogue)
         chains: dict[int, list[Segment]] = {}
         while done := stream.collect():
+            chains.update(done)
+        return [chains[key] for key in range(len(dialogues))]
+
+    def stream(self) -> DialogueStream:
+        return DialogueStream(self)
+
+
+class DialogueStream(ChainStream):
+    """Dialogues over one stream of samples."""
+
+    def __init__(self, policy: SampledPolicy) -> None:
+        self._policy = policy
+        self._samples = policy.sampler.stream(policy.automaton)
+        self._open: dict[int, Dialogue] = {}
+
+    def add(self, key: int, request: Extension) -> None:
+        self.begin(key, self._policy.dialogue(request))
+
+    def begin(self, key: int, dialogue: Dialogue) -> None:
+        """Take on a dialogue that has not begun."""
+        self._samples.add(key, next(dialogue))
+        self._open[key] = dialogue
+
+    def collect(self) -> list[tuple[int, list[Segment]]]:
+        finished: list[tuple[int, list[Segment]]] = []
+        while not finished and (done := self._samples.collect()):
             for key, sample in done:
                 try:
-                    stream.add(key, dialogues[key].send(sample))
+                    self._samples.add(key, self._open[key].send(sample))
                 except StopIteration as end:
-                    chains[key] = end.value
-        return [chains[key] for key in range(len(dialogues))]
+                    del self._open[key]
+                    finished.append((key, end.value))
+        return finished

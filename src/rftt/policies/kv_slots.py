@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
@@ -30,6 +30,8 @@ class KVSlots:
         config = model.config.get_text_config()
         heads = config.num_attention_heads
         self.model = model
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._has_layer_types: bool = bool(getattr(config, "layer_types", None))
         self.heads: int = getattr(config, "num_key_value_heads", None) or heads
         self.layers: int = config.num_hidden_layers
         self.dimensions: int = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -83,9 +85,6 @@ class KVSlots:
         columns = torch.where(offsets >= 0, starts[:, None] + offsets, self.store.shape[3] - 1)
         positions = (starts[:, None] + offsets).clamp(min=0)
         width = int(positions[:, -1].max()) + 1
-        seen = torch.arange(width, device=device) <= positions[:, :, None]
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
         taken = self.store[first_row : first_row + rows]
         places = torch.arange(rows, device=device)[:, None]
         cache = Cache(
@@ -96,7 +95,7 @@ class KVSlots:
         )
         output = self.model(
             input_ids=ids,
-            attention_mask=mask[:, None],
+            attention_mask=self._masks(positions, width),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -104,6 +103,22 @@ class KVSlots:
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def _masks(self, positions: Int64[Tensor, "rows new"], width: int) -> Tensor | dict[str, Tensor]:
+        """Which columns each new id sees, as transformers' models take it: those up to its own; where
+        there is a window, the last so many of them, in all layers or in those of that type."""
+        columns, own = torch.arange(width, device=positions.device), positions[:, :, None]
+        seen = columns <= own
+        if self._window is None:
+            return self._additive(seen)
+        near = self._additive(seen & (columns > own - self._window))
+        if not self._has_layer_types:
+            return near
+        return {"full_attention": self._additive(seen), "sliding_attention": near}
+
+    def _additive(self, seen: Bool[Tensor, "rows new width"]) -> Float[Tensor, "rows 1 new width"]:
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
+        return mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)[:, None]
 
 
 class _SlotLayer(DynamicLayer):

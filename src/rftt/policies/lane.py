@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from attrs import frozen
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from rftt.policies.distribution import Warp, inverse_cumulative, warped
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.noise import uniform
 from rftt.policies.prefill import read_prompts
@@ -40,14 +41,14 @@ class Lane:
         slots: KVSlots,
         pool: PrefixPool,
         automaton: TokenAutomaton,
-        temperature: float,
+        warp: Warp,
         capacity: int,
     ) -> None:
         self.capacity = capacity
         self._slots = slots
         self._pool = pool
         self._automaton = automaton
-        self._temperature = temperature
+        self._warp = warp
         self._rows: list[_Row] = []
         # Per row: the automaton's state, seed, most ids, ids drawn, length with the prompt.
         self._columns = torch.zeros(5, capacity, dtype=torch.int64, device=slots.model.device)
@@ -132,7 +133,7 @@ class Lane:
     def _draw(self, rows: slice, logits: Float[Tensor, "rows size"]) -> None:
         """Draw one id for each row and take note of it."""
         states, drawn = self._states[rows], self._drawn[rows]
-        log_probs = distribution(logits.float(), self._automaton.allowed[states], self._temperature)
+        log_probs = warped(logits.float(), self._automaton.allowed[states], self._warp)
         ids = inverse_cumulative(log_probs, uniform(self._seeds[rows], drawn))
         self._ids[rows].scatter_(1, drawn[:, None], ids[:, None])
         self._log_probs[rows].scatter_(1, drawn[:, None], log_probs.gather(1, ids[:, None]))
@@ -154,24 +155,3 @@ class Lane:
             for source, target in zip(sources, targets, strict=True):
                 self._rows[target] = self._rows[source]
         del self._rows[remaining:]
-
-
-def distribution(
-    logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"], temperature: float
-) -> Float[Tensor, "rows size"]:
-    """Log-probabilities over the allowed ids; temperature 0 puts all on the likeliest."""
-    logits = logits.masked_fill(~allowed, -torch.inf)
-    if temperature > 0:
-        return (logits / temperature).log_softmax(-1)
-    greedy = torch.full_like(logits, -torch.inf)
-    return greedy.scatter(1, logits.argmax(1, keepdim=True), 0.0)
-
-
-def inverse_cumulative(
-    log_probs: Float[Tensor, "rows size"], noise: Float[Tensor, " rows"]
-) -> Int64[Tensor, " rows"]:
-    """The id at which the cumulative distribution passes the noise. An id of probability 0 is never
-    drawn, because the cumulative sum does not rise there."""
-    cumulative = log_probs.double().exp().cumsum(1)
-    threshold = noise[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]

@@ -9,6 +9,7 @@ from attrs import field, frozen, validators
 from jaxtyping import Float
 from torch import Tensor
 
+from rftt.policies.distribution import Warp
 from rftt.tokens.automaton import TokenAutomaton
 
 
@@ -45,9 +46,9 @@ class SampleStream(ABC):
 
 
 class Sampler(ABC):
-    """A model that can be sampled from. ``temperature`` 0 is greedy."""
+    """A model that can be sampled from."""
 
-    temperature: float
+    warp: Warp
     vocabulary: int
     """Number of ids that the tokenizer knows."""
     size: int
@@ -72,5 +73,5 @@ class Sampler(ABC):
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
     ) -> Float[Tensor, "prompts size"]:
-        """Log-probabilities of the next id after each prompt, as :meth:`sample` would draw it at
-        temperature 1."""
+        """Log-probabilities of the next id after each prompt, as :meth:`sample` would draw it if
+        its warp were ``Warp()``."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.policies.distribution import Warp
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.prefill import read_prompts
@@ -36,7 +37,7 @@ class TransformersSampler(Sampler):
     Args:
         model: a causal language model; it is used as it is, so it may be in training.
         tokenizer: its tokenizer.
-        temperature: divides the logits; 0 is greedy.
+        temperature, top_p, min_p: as in :class:`~rftt.policies.distribution.Warp`.
         batch_size: most requests in the running batch.
         prefix_bytes: memory for prefixes that may come again.
     """
@@ -47,22 +48,24 @@ class TransformersSampler(Sampler):
         tokenizer: PreTrainedTokenizerBase,
         *,
         temperature: float = 1.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
         batch_size: int = 256,
         prefix_bytes: int = 1 << 30,
     ) -> None:
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, not {temperature}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
         self.model = model
         self.tokenizer = tokenizer
-        self.temperature = temperature
+        self.warp = Warp(temperature, top_p, min_p)
         self.batch_size = batch_size
         self.prefix_bytes = prefix_bytes
         self.vocabulary = len(tokenizer)
-        self._slots = [KVSlots(model)]
-        kept = prefix_bytes // (prod(self._slots[0].token_shape) * model.dtype.itemsize)
-        self._pool = PrefixPool(kept, self._slots[0].token_shape)
+        self._slots: list[KVSlots] = []
+        # Apart from the lanes': a stream may be under way.
+        self._prior_slots = KVSlots(model)
+        kept = prefix_bytes // (prod(self._prior_slots.token_shape) * model.dtype.itemsize)
+        self._pool = PrefixPool(kept, self._prior_slots.token_shape)
         self._read_with: object = None
 
     @property
@@ -76,7 +79,7 @@ class TransformersSampler(Sampler):
         starts = range(0, self.batch_size, _ROWS_IN_A_LANE)
         self._slots += [KVSlots(self.model) for _ in starts[len(self._slots) :]]
         lanes = [
-            Lane(slots, pool, automaton, self.temperature, min(_ROWS_IN_A_LANE, self.batch_size - start))
+            Lane(slots, pool, automaton, self.warp, min(_ROWS_IN_A_LANE, self.batch_size - start))
             for slots, start in zip(self._slots, starts, strict=True)
         ]
         return RunningBatch(self.model, lanes)
@@ -85,7 +88,7 @@ class TransformersSampler(Sampler):
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
     ) -> Float[Tensor, "prompts size"]:
-        slots, pool = self._slots[0], self._prefixes()
+        slots, pool = self._prior_slots, self._prefixes()
         allowed = automaton.allowed.to(self.model.device)[list(states)]
         rows = torch.empty(len(prompts), self.size)
         with evaluating(self.model):

@@ -24,6 +24,7 @@ SCHEMA: Final = pa.schema(
         ("ids", pa.list_(pa.int32())),
         ("log_probs", pa.list_(pa.float64())),
         ("chosen", pa.list_(pa.bool_())),
+        ("body_start", pa.int32()),
         ("visits", pa.int64()),
         ("ended", pa.int64()),
         ("judged", pa.int64()),
@@ -52,7 +53,7 @@ def trees_to_arrow(trees: Iterable[SearchTree]) -> pa.Table:
       itself at the question;
     * ``ids``, ``log_probs``, ``chosen``: the step's token ids; for each, its natural log-probability
       under the distribution it was drawn from, and whether the policy drew it itself; empty at the
-      question;
+      question; ``body_start``: how many ids stand before the step's body;
     * ``visits``: rollouts that passed or ended here; ``ended``: those that ended here; ``judged`` and
       ``total``: number and sum of the scores of those that passed or ended here; ``value``: their mean,
       null if none was judged;
@@ -84,6 +85,7 @@ def _row(number: int, tree: SearchTree, node: int) -> dict[str, Any]:
         "ids": segment.ids if segment else (),
         "log_probs": segment.log_probs if segment else (),
         "chosen": segment.chosen if segment else (),
+        "body_start": segment.body_start if segment else 0,
         "visits": tree.visits[node],
         "ended": tree.ended[node],
         "judged": tree.judged[node],

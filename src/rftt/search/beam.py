@@ -33,7 +33,7 @@ class BeamSearch(Searcher):
     judges_steps: bool = False
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        beam: list[int] = tree.memo.get(_BEAM, [0])
+        beam: list[int] = tree.memo.get(_BEAM, [tree.start])
         return [Expansion(node, count=self.branching, until="step") for node in beam]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
@@ -66,7 +66,7 @@ class DiverseTreeSearch(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
         if _BEAM not in tree.memo:
-            return [Expansion(0, count=self.subtrees, until="step")]
+            return [Expansion(tree.start, count=self.subtrees, until="step")]
         return [Expansion(node, count=self.branching, until="step") for node in tree.memo[_BEAM]]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:

@@ -23,7 +23,7 @@ class BestOfN(Searcher):
     n: int = field(default=16, validator=validators.ge(1))
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        return [Expansion(0, count=self.n)]
+        return [Expansion(tree.start, count=self.n)]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
@@ -47,7 +47,7 @@ class AdaptiveConsistency(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
         left = self.most - tree.visits[0]
-        return [Expansion(0, count=min(self.at_once, left))] if left > 0 else []
+        return [Expansion(tree.start, count=min(self.at_once, left))] if left > 0 else []
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)

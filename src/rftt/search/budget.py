@@ -20,14 +20,14 @@ class Budget:
         rollouts: samples asked of the policy, each one step or on to an answer.
         nodes: steps on the tree, the root not counted.
         tokens: sampled token ids.
-        rounds: batched policy calls in which the tree takes part.
+        policy_calls: batched calls of ``Policy.extend`` in which the tree takes part: its rounds.
         seconds: wall time of the whole run.
     """
 
     rollouts: int | None = field(default=None, validator=_AT_LEAST_ONE)
     nodes: int | None = field(default=None, validator=_AT_LEAST_ONE)
     tokens: int | None = field(default=None, validator=_AT_LEAST_ONE)
-    rounds: int | None = field(default=None, validator=_AT_LEAST_ONE)
+    policy_calls: int | None = field(default=None, validator=_AT_LEAST_ONE)
     seconds: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
 
     def deadline(self) -> float:
@@ -41,15 +41,14 @@ class Budget:
     def samples_left(self, tree: SearchTree, wanted: int) -> int:
         """How many of ``wanted`` samples this tree may still have in one round: each needs a rollout,
         a node and a token at the least."""
-        if self.rounds is not None and tree.rounds >= self.rounds:
+        if self.policy_calls is not None and tree.rounds >= self.policy_calls:
             return 0
-        for limit, spent in (
-            (self.rollouts, tree.samples),
-            (self.nodes, len(tree) - 1),
-            (self.tokens, tree.tokens),
-        ):
-            if limit is not None:
-                wanted = min(wanted, limit - spent)
+        if self.rollouts is not None:
+            wanted = min(wanted, self.rollouts - tree.samples)
+        if self.nodes is not None:
+            wanted = min(wanted, self.nodes - len(tree) + 1)
+        if self.tokens is not None:
+            wanted = min(wanted, self.tokens - tree.tokens)
         return wanted
 
     def steps_each(self, tree: SearchTree, samples: int, at_most: int) -> int:

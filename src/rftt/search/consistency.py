@@ -61,7 +61,7 @@ def _completion(tree: SearchTree, node: int, kept: float, seed: int, max_tokens:
     shown = steps[: int(kept * len(steps))]
     return Extension(
         state=State(tree.problem, shown),
-        seed=seed_from(f"{seed}/{tree.problem.id}/{node}"),
+        seed=seed_from(f"completion/{seed}/{tree.problem.id}/{node}"),
         max_steps=tree.max_depth - len(shown),
         max_tokens=max_tokens,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from rftt.interfaces import Policy, Verifier
 from rftt.problems.problem import Problem
 from rftt.search.budget import Budget
-from rftt.search.rounds import Rounds
+from rftt.search.rounds import Rounds, distinct_ids
 from rftt.search.run_directory import RunDirectory, describe
 from rftt.search.searcher import Searcher
 from rftt.search.sources import Fresh, Recorded
@@ -87,10 +87,7 @@ def grow(
     Arguments are as in :func:`run_search`. A tree continued with the same arguments ends as if it had
     never been interrupted.
     """
-    ids = [tree.problem.id for tree in trees]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"two problems share the id {twice!r}: ids seed random streams and must differ")
+    ids = distinct_ids([tree.problem for tree in trees])
     directory = None
     if folder is not None:
         arguments = {

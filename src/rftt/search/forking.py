@@ -44,7 +44,7 @@ class UncertaintyForking(Searcher):
         left = self.most - tree.visits[0]
         if _FORKS not in tree.memo and left > 0:
             tree.memo[_FORKS] = []
-            return [Expansion(0, count=min(self.roots, left))]
+            return [Expansion(tree.start, count=min(self.roots, left))]
         forks = tree.memo.get(_FORKS, [])
         count = max(0, min(self.at_once, len(forks), left))
         chosen = [heapq.heappop(forks) for _ in range(count)]

@@ -59,12 +59,12 @@ class FrontierSearch(Searcher):
     judges_steps: bool = False
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        first = heapq.nsmallest(self.at_once, tree.memo.get(_FRONTIER, [[[], 0]]))
+        first = heapq.nsmallest(self.at_once, tree.memo.get(_FRONTIER, [[[], tree.start]]))
         return [Expansion(node, count=self.branching, until="step") for _, node in first]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
-        frontier = tree.memo.setdefault(_FRONTIER, [[[], 0]])
+        frontier = tree.memo.setdefault(_FRONTIER, [[[], tree.start]])
         # The smallest are those that were asked for; what the budget did not reach goes back.
         asked = [heapq.heappop(frontier) for _ in grown]
         for item, growth in zip(asked, grown, strict=True):

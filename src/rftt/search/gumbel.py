@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -46,18 +47,19 @@ class GumbelMCTS(Searcher):
             tree.close(0)
             return []
         if _GUMBEL not in tree.memo:
-            assert tree.prior[0] is not None
-            tree.memo[_GUMBEL] = {name: -math.log(rng.expovariate(1.0)) for name in tree.prior[0]}
-        node = 0
+            prior = tree.prior[tree.start]
+            assert prior is not None
+            tree.memo[_GUMBEL] = {name: -math.log(rng.expovariate(1.0)) for name in prior}
+        node = tree.start
         while True:
             options = self._options(tree, node)
             if not options:
-                # All below is finished; start again from the question, if that is not.
-                if not _close_finished(tree, node) or tree.closed[0]:
+                # All below is finished; start again from the top, if that is not.
+                if not tree.close_finished(node, partial(_has_room, tree)) or tree.closed[0]:
                     return []
-                node = 0
+                node = tree.start
                 continue
-            choose = self._at_the_root if node == 0 else self._below
+            choose = self._at_the_root if node == tree.start else self._below
             function = choose(tree, node, options)
             child = options[function]
             if child is None:
@@ -68,7 +70,7 @@ class GumbelMCTS(Searcher):
         for growth in grown:
             for chain, score in zip(growth.chains, growth.scores, strict=True):
                 tree.backup(chain[-1], score, discount=self.discount)
-                _close_finished(tree, chain[-1])
+                tree.close_finished(chain[-1], partial(_has_room, tree))
         if tree.visits[0] >= self.simulations:
             tree.close(0)
 
@@ -159,18 +161,6 @@ def halving_plan(actions: int, simulations: int) -> list[int]:
     return plan[:simulations]
 
 
-def _close_finished(tree: SearchTree, node: int) -> bool:
-    """Close a node below which nothing is left, and then its ancestors likewise; whether any was
-    closed."""
-    found = False
-    while node >= 0:
-        prior = tree.prior[node]
-        if tree.is_open(node):
-            if prior is None or len(tree.children[node]) < len(prior):
-                break
-            if not all(tree.closed[child] for child in tree.children[node]):
-                break
-        found = found or not tree.closed[node]
-        tree.close(node)
-        node = tree.parent[node]
-    return found
+def _has_room(tree: SearchTree, node: int) -> bool:
+    prior = tree.prior[node]
+    return tree.is_open(node) and (prior is None or len(tree.children[node]) < len(prior))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from random import Random
 from typing import Final, Literal
 
@@ -85,18 +86,20 @@ class MCTS(Searcher):
         return self.openers == "ranked"
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        if self.noise is not None and _NOISE not in tree.memo and tree.prior[0] is not None:
-            tree.memo[_NOISE] = _dirichlet(self.noise.concentration, tree.prior[0], rng)
+        prior = tree.prior[tree.start]
+        if self.noise is not None and _NOISE not in tree.memo and prior is not None:
+            tree.memo[_NOISE] = _dirichlet(self.noise.concentration, prior, rng)
         exploration = self.exploration(tree.visits[0])
         under_way = _UnderWay(Counter(), Counter())
         wishes: list[Expansion] = []
+        has_room = partial(self._has_room, tree)
         while len(wishes) < self.parallel and not tree.closed[0]:
             path, new = self._go_down(tree, under_way, exploration)
             if new:
                 under_way.through.update(path)
                 under_way.new[path[-1], new[0]] += 1
                 wishes.append(Expansion(path[-1], function=new[0], until=self.until))
-            elif not self._close_finished(tree, path[-1]):
+            elif not tree.close_finished(path[-1], has_room):
                 # All the room there is, is taken by simulations of this round.
                 break
         return wishes
@@ -105,16 +108,17 @@ class MCTS(Searcher):
         for growth in grown:
             for chain, score in zip(growth.chains, growth.scores, strict=True):
                 tree.backup(chain[-1], score, discount=self.discount)
+        has_room = partial(self._has_room, tree)
         for growth in grown:
             for chain in growth.chains:
-                self._close_finished(tree, chain[-1])
+                tree.close_finished(chain[-1], has_room)
 
     def _go_down(
         self, tree: SearchTree, under_way: _UnderWay, exploration: float
     ) -> tuple[list[int], Sequence[str | None]]:
         """The path to where a child is to grow, and its function; none if the path ends where there is
         nothing to grow or to enter."""
-        closed, node, path = tree.closed, 0, [0]
+        closed, node, path = tree.closed, tree.start, [tree.start]
         while True:
             new = self._new_children(tree, node, under_way.new)
             if new and self.openers == "sampled":
@@ -192,7 +196,7 @@ class MCTS(Searcher):
         prior = tree.prior[node]
         if self.openers == "sampled" or prior is None:
             return [1 / self.width] * (len(new) + len(children))
-        noise = tree.memo.get(_NOISE) if node == 0 else None
+        noise = tree.memo.get(_NOISE) if node == tree.start else None
         share = self.noise.share if self.noise and noise else 0.0
         names = [*new, *(s.function if (s := tree.segment[child]) else None for child in children)]
         probabilities = []
@@ -203,17 +207,8 @@ class MCTS(Searcher):
             probabilities.append(p / self.width)
         return probabilities
 
-    def _close_finished(self, tree: SearchTree, node: int) -> bool:
-        """Close a node below which nothing is left, and then its ancestors likewise; whether any was
-        closed."""
-        found = False
-        while node >= 0 and all(tree.closed[child] for child in tree.children[node]):
-            if self._new_children(tree, node, _NONE):
-                break
-            found = found or not tree.closed[node]
-            tree.close(node)
-            node = tree.parent[node]
-        return found
+    def _has_room(self, tree: SearchTree, node: int) -> bool:
+        return bool(self._new_children(tree, node, _NONE))
 
 
 def _dirichlet(concentration: float, names: Iterable[str], rng: Random) -> dict[str, float]:

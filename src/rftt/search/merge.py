@@ -43,7 +43,7 @@ def merge(trees: Sequence[SearchTree]) -> SearchTree:
     a strategy without a memo (MCTS) goes on from the merged tree, one with a memo begins anew on it.
 
     Raises ``ValueError`` if there is no tree, or naming the first tree that differs from tree 0 in its
-    problem, grammar or ``max_depth``.
+    problem, grammar, ``max_depth`` or the steps that it committed to.
     """
     if not trees:
         raise ValueError("merge: there are no trees; give at least one")
@@ -60,6 +60,7 @@ def merge(trees: Sequence[SearchTree]) -> SearchTree:
             place.append(_place(merged, found, place[parent], segment))
         for old, new in enumerate(place):
             _add_figures(merged, new, tree, old)
+    merged.start = first.start
     merged.samples = sum(tree.samples for tree in trees)
     merged.rounds = sum(tree.rounds for tree in trees)
     merged.tokens = sum(tree.tokens for tree in trees)
@@ -76,12 +77,18 @@ def _check_alike(first: SearchTree, number: int, tree: SearchTree) -> None:
         ("start", grammar.start, other.start),
         ("followers", grammar.followers, other.followers),
         ("max_depth", first.max_depth, tree.max_depth),
+        ("committed steps", _committed(first), _committed(tree)),
     ):
         if a != b:
             raise ValueError(
                 f"merge: tree {number} has the {what} {b!r}, tree 0 has {a!r}; merge trees of one "
                 "problem, searched with one grammar and one max_depth"
             )
+
+
+def _committed(tree: SearchTree) -> list[tuple[str, str]]:
+    steps = tree.solution(tree.start).steps
+    return [(step.function, step.text) for step in steps]
 
 
 def _place(merged: SearchTree, found: dict[_Edge, int], parent: int, segment: Segment) -> int:
@@ -123,14 +130,14 @@ def commit_to(tree: SearchTree, node: int, *, discount: float = 1.0) -> SearchTr
     """What a search knows once it has committed to a step: that node and all below it.
 
     The question stays the root, and the steps down to ``node`` stay as a chain without side branches,
-    because policies and verifiers read the whole path; ``node`` has the number ``tree.depth[node]`` in
-    the new tree. Only rollouts through ``node`` count. On the chain above it nothing ended, nothing is
-    judged, and the only function that may follow (``prior``) is that of the chain. ``closed`` is copied
-    below, and on the chain as at ``node``. ``memo`` is empty, as after :func:`merge`.
+    because policies and verifiers read the whole path; ``node`` is the new tree's ``start``, and its
+    number there is its depth. Only rollouts through ``node`` count. On the chain above it nothing ended
+    and nothing is judged. ``closed`` is copied below, and on the chain as at ``node``. ``memo`` is
+    empty, as after :func:`merge`.
 
-    To go on, give the result to :func:`rftt.search.engine.grow` with a larger budget: what was spent
-    before counts. MCTS with ``openers="ranked"`` and ``width=1`` then grows nothing beside the chain;
-    a strategy that may give a node more children than that may still do so on the chain.
+    To go on, with any strategy, give the result to :func:`rftt.search.engine.grow` with a larger
+    budget: what was spent before counts. A strategy that had declared the whole search over takes it up
+    again below ``node``, unless there is nothing left there.
 
     Args:
         tree: the search so far.
@@ -155,7 +162,11 @@ def commit_to(tree: SearchTree, node: int, *, discount: float = 1.0) -> SearchTr
     for old, new in place.items():
         if old >= node:
             _copy_figures(kept, new, tree, old)
-    _count_on_chain(kept, place[node], discount)
+    kept.start = place[node]
+    if not kept.is_open(kept.start):
+        # Nothing can grow at the end of a solution: there the search is over.
+        kept.closed[kept.start] = True
+    _count_on_chain(kept, discount)
     kept.samples, kept.rounds, kept.tokens = tree.samples, tree.rounds, tree.tokens
     return kept
 
@@ -176,14 +187,13 @@ def _copy_figures(kept: SearchTree, new: int, tree: SearchTree, old: int) -> Non
     kept.closed[new] = tree.closed[old]
 
 
-def _count_on_chain(kept: SearchTree, node: int, discount: float) -> None:
-    """Fill in the nodes above ``node`` from the one below each."""
+def _count_on_chain(kept: SearchTree, discount: float) -> None:
+    """Fill in the nodes above the start from the one below each."""
+    node = kept.start
     while node > 0:
-        segment, above = kept.segment[node], kept.parent[node]
-        assert segment is not None
+        above = kept.parent[node]
         kept.visits[above] = kept.visits[node]
         kept.judged[above] = kept.judged[node]
         kept.total[above] = kept.total[node] * discount
         kept.closed[above] = kept.closed[node]
-        kept.prior[above] = {segment.function: 0.0}
         node = above

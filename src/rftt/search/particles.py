@@ -37,7 +37,7 @@ class ParticleFilter(Searcher):
     judges_steps: bool = False
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        held: list[int] = tree.memo.get(_PARTICLES, [0] * self.particles)
+        held: list[int] = tree.memo.get(_PARTICLES, [tree.start] * self.particles)
         if not held:
             # The budget granted nothing of the last round's wishes.
             tree.close(0)

@@ -9,6 +9,7 @@ from random import Random
 from attrs import field, frozen
 
 from rftt.interfaces import Extension, Segment
+from rftt.problems.problem import Problem
 from rftt.search.budget import Budget
 from rftt.search.searcher import Expansion, Growth, Searcher
 from rftt.search.sources import Source
@@ -16,7 +17,7 @@ from rftt.search.tree import SearchTree
 
 
 @frozen
-class _Asked:
+class Asked:
     """What one tree asks for in one round; ``owners`` has the expansion of each request."""
 
     tree: SearchTree
@@ -38,9 +39,9 @@ class Rounds:
 
     def ask(
         self, live: list[SearchTree], waiting: list[SearchTree], at_once: int, source: Source
-    ) -> tuple[list[SearchTree], list[_Asked]]:
+    ) -> tuple[list[SearchTree], list[Asked]]:
         """The trees that go on, and their wishes; trees that are finished are replaced."""
-        asked: list[_Asked] = []
+        asked: list[Asked] = []
         while live or (waiting and len(asked) < at_once):
             while waiting and len(asked) + len(live) < at_once:
                 live.append(waiting.pop())
@@ -53,7 +54,7 @@ class Rounds:
             live = []
         return [wish.tree for wish in asked], asked
 
-    def _ask_tree(self, tree: SearchTree) -> _Asked | None:
+    def _ask_tree(self, tree: SearchTree) -> Asked | None:
         key = f"{self.seed}/{tree.problem.id}/"
         expansions = self.searcher.ask(tree, Random(seed_from(f"{key}{tree.rounds}/ask")))
         wanted = [e for e, expansion in enumerate(expansions) for _ in range(expansion.count)]
@@ -83,7 +84,7 @@ class Rounds:
                 )
             )
             tree.samples += 1
-        return _Asked(tree, expansions, owners, requests)
+        return Asked(tree, expansions, owners, requests)
 
     def _fill_priors(self, trees: Sequence[SearchTree], source: Source) -> None:
         missing: list[tuple[SearchTree, int]] = []
@@ -96,7 +97,7 @@ class Rounds:
             for (tree, node), prior in zip(missing, priors, strict=True):
                 tree.prior[node] = prior
 
-    def settle(self, asked: Sequence[_Asked], source: Source) -> None:
+    def settle(self, asked: Sequence[Asked], source: Source) -> None:
         """Sample for all trees at once, attach the steps, have the ends judged, tell the strategy."""
         requests = [request for wish in asked for request in wish.requests]
         replies = source.chains(requests)
@@ -134,6 +135,15 @@ class Rounds:
             )
 
 
+def distinct_ids(problems: Sequence[Problem]) -> list[str]:
+    """The ids of problems; raises ``ValueError`` naming one that two of them share."""
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"two problems share the id {twice!r}: ids seed random streams and must differ")
+    return ids
+
+
 def seed_from(text: str) -> int:
     """63 bits that depend on all of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -145,12 +155,14 @@ def _score(tree: SearchTree, node: int) -> float | None:
 
 
 def _check_reply(request: Extension, chain: Sequence[Segment], tree: SearchTree) -> None:
-    place = f"the policy's reply for {tree.problem.id!r}"
     if not 1 <= len(chain) <= request.max_steps:
-        raise ValueError(f"{place} has {len(chain)} steps; asked for 1 to {request.max_steps}")
-    if sum(len(segment.ids) for segment in chain) > request.max_tokens:
-        raise ValueError(f"{place} has more than the {request.max_tokens} tokens that were allowed")
-    if request.function is not None and chain[0].function != request.function:
-        raise ValueError(f"{place} opens with {chain[0].function!r}; asked for {request.function!r}")
-    if request.until == "step" and len(chain) > 1:
-        raise ValueError(f"{place} has {len(chain)} steps; asked for one")
+        wrong = f"has {len(chain)} steps; asked for 1 to {request.max_steps}"
+    elif sum([len(segment.ids) for segment in chain]) > request.max_tokens:
+        wrong = f"has more than the {request.max_tokens} tokens that were allowed"
+    elif request.function is not None and chain[0].function != request.function:
+        wrong = f"opens with {chain[0].function!r}; asked for {request.function!r}"
+    elif request.until == "step" and len(chain) > 1:
+        wrong = f"has {len(chain)} steps; asked for one"
+    else:
+        return
+    raise ValueError(f"the policy's reply for {tree.problem.id!r} {wrong}")

@@ -56,6 +56,19 @@ class Fresh(Source):
         return Round(tuple(self._priors), tuple(self._chains), tuple(self._verdicts))
 
 
+class Streamed(Fresh):
+    """As :class:`Fresh`, for chains that a stream has given already."""
+
+    def __init__(
+        self, policy: Policy, verifier: Verifier, chains: Sequence[Sequence[Segment]] = ()
+    ) -> None:
+        super().__init__(policy, verifier)
+        self._streamed = chains
+
+    def chains(self, requests: Sequence[Extension]) -> Sequence[Sequence[Segment]]:
+        return self._streamed
+
+
 class Recorded(Source):
     """One round's replies as they were recorded."""
 

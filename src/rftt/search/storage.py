@@ -24,6 +24,7 @@ def tree_to_json(tree: SearchTree) -> dict[str, Any]:
         if f.name not in {"problem", "grammar", "segment", "verdict", "children", "depth"}
     }
     return data | {
+        "total": tree.total.tolist(),
         "problem": attrs.asdict(tree.problem),
         "grammar": {
             "functions": [attrs.asdict(function) for function in grammar.functions.values()],
@@ -79,10 +80,12 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
 
 
 def save_trees(path: Path | str, trees: Iterable[SearchTree]) -> None:
-    """Write trees to a file, one a line."""
-    with Path(path).open("w", encoding="utf-8") as file:
+    """Write trees to a file, one a line. The file is there when all of it is."""
+    half = Path(f"{path}.half")
+    with half.open("w", encoding="utf-8") as file:
         for tree in trees:
             file.write(json.dumps(tree_to_json(tree), ensure_ascii=False) + "\n")
+    half.rename(path)
 
 
 def load_trees(path: Path | str) -> list[SearchTree]:

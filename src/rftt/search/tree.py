@@ -7,7 +7,8 @@ legal function without a child is an edge, found in the prior.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -15,6 +16,20 @@ from attrs import define, field
 from rftt.interfaces import Segment, Solution, State, Verdict
 from rftt.problems.problem import Problem
 from rftt.tokens.grammar import Grammar
+
+_NUMBERS = list(range(1024))
+"""Node numbers as objects. All trees share them, so that those of many trees stay in the processor's
+cache: a number of its own in each tree would cost more to look up than all arithmetic on it."""
+
+
+def _number(node: int) -> int:
+    while node >= len(_NUMBERS):
+        _NUMBERS.append(len(_NUMBERS))
+    return _NUMBERS[node]
+
+
+def _doubles(values: Iterable[float]) -> array[float]:
+    return array("d", values)
 
 
 @define(eq=False)
@@ -27,8 +42,10 @@ class SearchTree:
     (log-probabilities of the functions that may follow, once known), ``verdict`` (where a rollout
     was judged) and ``closed`` (nothing below is left to search).
 
-    ``rounds`` counts finished rounds and ``samples`` chains asked of the policy; both feed the random
-    streams. ``memo`` is for what a strategy must remember beyond this: keep it JSON-able.
+    ``start`` is the node below which the search goes on: 0, or a step that it has committed to; nodes
+    above that have no room for children. ``rounds`` counts finished rounds and ``samples`` chains asked
+    of the policy; both feed the random streams. ``memo`` is for what a strategy must remember beyond
+    this: keep it JSON-able.
     """
 
     problem: Problem
@@ -41,10 +58,11 @@ class SearchTree:
     visits: list[int] = field(factory=lambda: [0])
     ended: list[int] = field(factory=lambda: [0])
     judged: list[int] = field(factory=lambda: [0])
-    total: list[float] = field(factory=lambda: [0.0])
+    total: array[float] = field(factory=lambda: array("d", [0.0]), converter=_doubles)
     prior: list[Mapping[str, float] | None] = field(factory=lambda: [None])
     verdict: list[Verdict | None] = field(factory=lambda: [None])
     closed: list[bool] = field(factory=lambda: [False])
+    start: int = 0
     rounds: int = 0
     samples: int = 0
     tokens: int = 0
@@ -74,7 +92,7 @@ class SearchTree:
             raise ValueError(
                 f"tree {self.problem.id!r}: node {parent} is at the depth limit {self.max_depth}"
             )
-        node = len(self.parent)
+        node = _number(len(self.parent))
         self.parent.append(parent)
         self.depth.append(self.depth[parent] + 1)
         self.segment.append(segment)
@@ -106,6 +124,18 @@ class SearchTree:
         """Declare that nothing is left to search below ``node``."""
         self.closed[node] = True
 
+    def close_finished(self, node: int, has_room: Callable[[int], bool]) -> bool:
+        """Close a node if all its children are closed and ``has_room`` says that there will be no more,
+        then its ancestors likewise; whether any was closed now."""
+        found = False
+        while node >= 0 and all(self.closed[child] for child in self.children[node]):
+            if has_room(node):
+                break
+            found = found or not self.closed[node]
+            self.closed[node] = True
+            node = self.parent[node]
+        return found
+
     def value(self, node: int) -> float | None:
         """The mean score of judged rollouts through a node, ``None`` if there is none."""
         judged = self.judged[node]
@@ -118,7 +148,12 @@ class SearchTree:
 
     def is_open(self, node: int) -> bool:
         """Whether a child could be added here."""
-        return not self.closed[node] and not self.is_terminal(node) and self.depth[node] < self.max_depth
+        return (
+            node >= self.start
+            and not self.closed[node]
+            and not self.is_terminal(node)
+            and self.depth[node] < self.max_depth
+        )
 
     def legal(self, node: int) -> tuple[str, ...]:
         """Functions that may follow this node."""

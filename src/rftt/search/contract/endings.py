@@ -73,7 +73,7 @@ def hold_endings(
             rounds = tree.rounds
             grow(
                 [tree], watched, finite.policy, finite.verifier,
-                budget=Budget(rounds=rounds + 1), seed=seed,
+                budget=Budget(policy_calls=rounds + 1), seed=seed,
             )  # fmt: skip
             if tree.rounds > rounds:
                 found = "the search was over, and asked for more when it was taken up again"
@@ -87,7 +87,7 @@ def hold_best_leaf(
     watched = Watched(searcher, waived, looks_at_trees=False)
     (tree,) = run_search(
         finite.problems(), watched, finite.policy, finite.verifier,
-        budget=Budget(rounds=rounds), max_depth=finite.depth,
+        budget=Budget(policy_calls=rounds), max_depth=finite.depth,
     )  # fmt: skip
     scores = [v.score for v in tree.verdict if v is not None and v.score is not None]
     found = max(scores, default=None)

@@ -14,6 +14,7 @@ from rftt.search.answers import best
 from rftt.search.contract.promises import (
     AnswerBroken,
     BudgetBroken,
+    CommitmentBroken,
     ContractViolation,
     DiscountBroken,
     FinishedBroken,
@@ -30,7 +31,8 @@ Faults = Iterator[ContractViolation]
 
 _COUNTERS = ("samples", "rounds", "tokens")
 _FIXED = (
-    "parent", "depth", "segment", "children", "prior", "verdict", "max_depth", "problem", "grammar"
+    "parent", "depth", "segment", "children", "prior", "verdict", "max_depth", "problem", "grammar",
+    "start",
 )  # fmt: skip
 
 
@@ -65,6 +67,8 @@ def wish_faults(tree: SearchTree, wishes: Sequence[Expansion]) -> Faults:
         if not 0 <= node < len(tree):
             yield GrammarBroken(f"node {node} is asked for; the tree has nodes 0 to {len(tree) - 1}")
             continue
+        if node < tree.start:
+            yield CommitmentBroken(f"node {node} is asked for; the search begins at node {tree.start}")
         if tree.is_terminal(node):
             yield GrammarBroken(f"node {node} is asked for; it is terminal")
         if tree.depth[node] >= tree.max_depth:

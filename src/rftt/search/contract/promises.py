@@ -73,7 +73,7 @@ class StarvationBroken(ContractViolation):
 
 class BudgetBroken(ContractViolation):
     """A tree grows by what the engine grants and its spending is counted by the engine alone: rollouts,
-    nodes, tokens, rounds and seconds are never overspent."""
+    nodes, tokens, policy calls and seconds are never overspent."""
 
     promise = "budget"
 
@@ -115,6 +115,13 @@ class FinishedBroken(ContractViolation):
     """What is closed stays closed, and nothing at or below a closed node is asked for."""
 
     promise = "finished"
+
+
+class CommitmentBroken(ContractViolation):
+    """A search that has committed to a step, and is taken up again, goes on below that step:
+    ``tree.start`` is where it begins."""
+
+    promise = "commitment"
 
 
 class EndsBroken(ContractViolation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ def difference(one: SearchTree, other: SearchTree) -> str | None:
     for column in attrs.fields(SearchTree):
         a, b = (_comparable(tree, column.name) for tree in (one, other))
         if a != b:
-            if not isinstance(a, list) or not isinstance(b, list):
+            if not isinstance(a, list | array) or not isinstance(b, list | array):
                 return f"{column.name} is {a} in the one, {b} in the other"
             pairs = enumerate(zip(a, b, strict=False))
             node = next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))

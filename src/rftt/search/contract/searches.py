@@ -24,6 +24,7 @@ from rftt.search.contract.promises import (
 from rftt.search.contract.scenario import difference, reloaded, tree_text
 from rftt.search.contract.watched import Watched
 from rftt.search.engine import OnRound, grow, run_search
+from rftt.search.merge import commit_to
 from rftt.search.searcher import Searcher
 from rftt.search.tree import SearchTree
 
@@ -35,8 +36,8 @@ budgets: st.SearchStrategy[Budget] = st.one_of(
     st.builds(Budget, rollouts=_some),
     st.builds(Budget, nodes=_some),
     st.builds(Budget, tokens=_some),
-    st.builds(Budget, rounds=st.integers(1, 4)),
-    st.builds(Budget, rollouts=_some, nodes=_some, tokens=_some, rounds=st.integers(1, 4)),
+    st.builds(Budget, policy_calls=st.integers(1, 4)),
+    st.builds(Budget, rollouts=_some, nodes=_some, tokens=_some, policy_calls=st.integers(1, 4)),
 )
 """Each kind of limit that is counted, alone and together with the others."""
 
@@ -55,7 +56,7 @@ class Metered(Policy):
         time.sleep(self.pause)
         chains = self.policy.extend(requests)
         for problem in {request.state.problem.id for request in requests}:
-            self.spent.setdefault(problem, Counter())["rounds"] += 1
+            self.spent.setdefault(problem, Counter())["policy_calls"] += 1
         for request, chain in zip(requests, chains, strict=True):
             tokens = sum(len(segment.ids) for segment in chain)
             spent = Counter(rollouts=1, nodes=len(chain), tokens=tokens)
@@ -100,6 +101,20 @@ class Searches:
         for tree, other in zip(trees, resumed, strict=True):
             what = f"a search, and the same stopped after round {stop - 1}, saved, loaded and resumed"
             self._compare(tree, other, ResumeBroken, what)
+        self._hold_commitment(stopped)
+
+    def _hold_commitment(self, stopped: Sequence[SearchTree]) -> None:
+        """Commit each search to the first of its first steps, and go on under watch."""
+        watched = Watched(self.searcher, self.waived)
+        committed = [
+            commit_to(tree, tree.children[0][0], discount=watched.discount)
+            for tree in stopped
+            if tree.children[0]
+        ]
+        grow(
+            committed, watched, self.finite.policy, self.finite.verifier,
+            budget=self.budget, seed=self.seed,
+        )  # fmt: skip
 
     def hold_budget(self, problems: Sequence[Problem], pause: float = 0.0) -> list[SearchTree]:
         """Search under watch, and count what is spent apart from the trees.
@@ -113,13 +128,13 @@ class Searches:
         trees = self._run(problems, watched, metered)
         for tree in trees:
             spent = metered.spent.get(tree.problem.id, Counter())
-            for kind in ("rollouts", "nodes", "tokens", "rounds"):
+            for kind in ("rollouts", "nodes", "tokens", "policy_calls"):
                 limit = getattr(self.budget, kind)
                 if limit is not None and spent[kind] > limit:
                     found = f"{spent[kind]} {kind} were spent; the limit is {limit}"
                     watched.demand(tree, [BudgetBroken(found)])
-            if self.budget.seconds and pause > self.budget.seconds and spent["rounds"] > 1:
-                found = f"{spent['rounds']} rounds began; the time was up after one"
+            if self.budget.seconds and pause > self.budget.seconds and spent["policy_calls"] > 1:
+                found = f"{spent['policy_calls']} rounds began; the time was up after one"
                 watched.demand(tree, [BudgetBroken(found)])
             if not spent and not self.budget.seconds:
                 watched.demand(tree, [AnswerBroken(f"{self.budget} bought nothing")])

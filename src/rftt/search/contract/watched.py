@@ -165,5 +165,6 @@ def copied(tree: SearchTree) -> SearchTree:
     """An equal tree that shares nothing that a strategy may write."""
     columns = {f.name: getattr(tree, f.name) for f in attrs.fields(SearchTree)}
     lists = {name: list(column) for name, column in columns.items() if isinstance(column, list)}
+    lists["total"] = tree.total.tolist()
     lists["children"] = [list(children) for children in tree.children]
     return SearchTree(**(columns | lists | {"memo": copy.deepcopy(tree.memo)}))

@@ -1,0 +1,108 @@
+"""A small OpenAI-compatible completions server over a real model, with faults on request."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from attrs import define, field
+
+from rftt import TransformersSampler
+from rftt.policies.sampler import SampleRequest
+from rftt.tokens.automaton import stop_automaton
+
+
+@define
+class Faults:
+    """How often each fault comes, and how long a slow reply takes; ``answered`` counts good replies."""
+
+    dropped: float = 0.0
+    refused: float = 0.0
+    garbled: float = 0.0
+    slow: float = 0.0
+    seconds: float = 1.0
+    gives_ids: bool = True
+    answered: int = 0
+    rng: random.Random = field(factory=lambda: random.Random(0))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, sampler: TransformersSampler, faults: Faults) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.sampler = sampler
+        self.faults = faults
+        self._one_at_a_time = threading.Lock()
+
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        words = self.sampler.tokenizer
+        stops = [i for i in range(len(words)) if any(s in words.decode([i]) for s in body["stop"])]
+        automaton = stop_automaton(
+            [*stops, words.eos_token_id], self.sampler.vocabulary, self.sampler.size
+        )
+        request = SampleRequest(tuple(body["prompt"]), body["seed"], 1, body["max_tokens"])
+        with self._one_at_a_time:
+            (sample,) = self.sampler.sample([request], automaton)
+        stopped = sample.ids[-1] in {*stops, words.eos_token_id}
+        choice = {
+            "text": words.decode(sample.ids[:-1] if stopped else sample.ids),
+            "finish_reason": "stop" if stopped else "length",
+            "logprobs": {"token_logprobs": sample.log_probs},
+        }
+        return {"choices": [choice | ({"token_ids": sample.ids} if self.faults.gives_ids else {})]}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        faults = self.server.faults
+        kinds = ("dropped", "refused", "garbled", "slow")
+        shares = [getattr(faults, kind) for kind in kinds]
+        (kind,) = faults.rng.choices((*kinds, "none"), [*shares, 1 - sum(shares)])
+        if kind == "dropped":
+            self.close_connection = True
+        elif kind == "refused":
+            self._send(503, b"busy")
+        else:
+            reply = json.dumps(self.server.complete(body)).encode()
+            if kind == "slow":
+                time.sleep(faults.seconds)
+            faults.answered += kind != "garbled"
+            self._send(200, reply[: len(reply) // 2] if kind == "garbled" else reply)
+
+    def _send(self, status: int, body: bytes) -> None:
+        try:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: tests are quiet."""
+
+
+@contextmanager
+def serving(sampler: TransformersSampler, faults: Faults) -> Iterator[str]:
+    """The address of a server that runs as long as the ``with`` block."""
+    server = _Server(sampler, faults)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,92 @@
+"""Temperature, nucleus and minimal probability, against their definitions in plain Python."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftt.policies.distribution import Warp, inverse_cumulative, warped
+from tests.chi_squared import assert_drawn_from
+
+
+def _by_definition(logits: list[float], warp: Warp) -> list[float]:
+    weights = [math.exp(x / warp.temperature) for x in logits]
+    probs = [w / math.fsum(weights) for w in weights]
+    falling = sorted(range(len(probs)), key=lambda i: -probs[i])
+    kept, reached = set(), 0.0
+    for i in falling:
+        if reached < warp.top_p:
+            kept.add(i)
+        reached += probs[i]
+    kept = {i for i in kept if probs[i] >= warp.min_p * max(probs)}
+    mass = math.fsum(probs[i] for i in kept)
+    return [probs[i] / mass if i in kept else 0.0 for i in range(len(probs))]
+
+
+# Steps of a quarter, all different: no ties, and no sums that fall on a bound by rounding alone.
+logits_lists = st.lists(st.integers(-20, 20), min_size=1, max_size=8, unique=True).map(
+    lambda xs: [x / 4 for x in xs]
+)
+warps = st.builds(
+    Warp,
+    st.sampled_from([0.5, 1.0, 1.7]),
+    st.sampled_from([0.31, 0.77, 0.93, 1.0]),
+    st.sampled_from([0.0, 0.113, 0.487]),
+)
+
+
+@given(logits_lists, warps)
+def test_probabilities_are_those_of_the_definition(logits: list[float], warp: Warp) -> None:
+    row = torch.tensor([logits])
+    given_by = warped(row, torch.ones_like(row, dtype=torch.bool), warp)[0].exp().tolist()
+    assert given_by == pytest.approx(_by_definition(logits, warp), abs=1e-5)
+
+
+@given(logits_lists, warps, st.data())
+def test_what_is_not_allowed_has_no_part_in_it(
+    logits: list[float], warp: Warp, data: st.DataObject
+) -> None:
+    allowed = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
+    row = warped(torch.tensor([logits]), torch.tensor([allowed]), warp)[0].exp().tolist()
+    alone = _by_definition([x for x, ok in zip(logits, allowed, strict=True) if ok], warp)
+    assert [p for p, ok in zip(row, allowed, strict=True) if ok] == pytest.approx(alone, abs=1e-5)
+    assert not any(p for p, ok in zip(row, allowed, strict=True) if not ok)
+
+
+def test_greedy_is_the_likeliest_that_is_allowed() -> None:
+    row = warped(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[False, True, True]]), Warp(0.0))
+    assert row[0].exp().tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_masked_id_is_never_drawn() -> None:
+    torch.manual_seed(0)
+    allowed = torch.arange(64) % 3 != 0
+    rows = warped(3 * torch.randn(1, 64), allowed[None], Warp()).expand(100_000, 64)
+    drawn = inverse_cumulative(rows, torch.rand(100_000, dtype=torch.float64))
+    assert_drawn_from(rows[0].double().exp().tolist(), torch.bincount(drawn, minlength=64).tolist())
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0]), min_size=1, max_size=40).filter(any),
+    st.integers(0, 2**53 - 1),
+)
+def test_the_id_drawn_is_where_the_sum_passes_the_noise(weights: list[float], draw: int) -> None:
+    log_probs = torch.tensor([weights]).log().log_softmax(1)
+    noise = draw / 2**53
+    (drawn,) = inverse_cumulative(log_probs, torch.tensor([noise], dtype=torch.float64)).tolist()
+    probs = [Fraction(p) for p in log_probs[0].exp().tolist()]
+    assert probs[drawn] > 0
+    below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
+    mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
+    assert below - slack <= mark <= upto + slack
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])
+def test_settings_out_of_range_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Warp(**wrong)

@@ -1,0 +1,92 @@
+"""What holds for every family of models, whatever its tokenizer, its chat template and its layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rftt import (
+    MCTS,
+    Budget,
+    FunctionalPolicy,
+    FunctionalTokens,
+    Grammar,
+    MathVerifier,
+    Problem,
+    State,
+    Step,
+    TransformersSampler,
+    add_rows,
+    chat_question,
+    load_policy,
+    run_search,
+)
+from tests.families import CONFIGS, family_model, family_tokenizer
+
+PROBLEMS = [Problem("a", "12 + 7", "19"), Problem("b", "7 * 3 + 12 =", "33")]
+
+
+def _policy(name: str) -> FunctionalPolicy:
+    words = family_tokenizer(name)
+    model = family_model(name, len(words) + 3)
+    tokens = FunctionalTokens.add(words, Grammar.default())
+    add_rows(model, words, tokens)
+    sampler = TransformersSampler(model, words, batch_size=8)
+    return FunctionalPolicy(sampler, words, tokens, question=chat_question(words))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_log_probs_are_those_of_a_plain_forward_pass(name: str) -> None:
+    policy = _policy(name)
+    trees = run_search(
+        PROBLEMS, MCTS(openers="sampled", width=2, parallel=2), policy, MathVerifier(),
+        budget=Budget(rollouts=4), max_tokens=40,
+    )  # fmt: skip
+    sampler = policy.sampler
+    assert isinstance(sampler, TransformersSampler)
+    checked = 0
+    for tree in trees:
+        for node in tree.ends():
+            state = policy.automaton.between[None]
+            ids = list(policy.context(State(tree.problem)))
+            sampled = [(s.ids, s.log_probs) for s in tree.solution(node).steps]
+            steps = [pair for both in sampled for pair in zip(*both, strict=True)]
+            with torch.no_grad():
+                logits = sampler.model(torch.tensor([ids + [i for i, _ in steps]])).logits[0].double()
+            for place, (token, log_prob) in enumerate(steps, start=len(ids) - 1):
+                allowed = policy.automaton.allowed[state]
+                plain = logits[place].masked_fill(~allowed, -torch.inf).log_softmax(-1)
+                assert abs(float(plain[token]) - log_prob) < 1e-4
+                state = int(policy.automaton.following[state, token])
+                checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tags_are_single_ids_and_come_back(name: str) -> None:
+    policy = _policy(name)
+    words, tokens = policy.tokenizer, policy.tokens
+    texts = {name: f"{name}: 7 * 3 = 21 \\boxed{{21}}" for name in tokens.grammar.functions}
+    steps = [
+        Step(name, tuple(words.encode(text, add_special_tokens=False))) for name, text in texts.items()
+    ]
+    ids = tokens.encode(steps)
+    assert tokens.decode(ids) == steps
+    text = words.decode(ids, skip_special_tokens=False)
+    for function in tokens.grammar.functions.values():
+        assert words.encode(function.opener, add_special_tokens=False) == [tokens.openers[function.name]]
+        assert text.count(function.opener) == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_saved_model_comes_back_through_the_one_door(name: str, tmp_path: Path) -> None:
+    policy = _policy(name)
+    assert isinstance(policy.sampler, TransformersSampler)
+    policy.sampler.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    loaded = load_policy(tmp_path, question=policy.question, device="cpu")
+    states = [State(problem) for problem in PROBLEMS]
+    for mine, theirs in zip(policy.prior(states), loaded.prior(states), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)

@@ -1,0 +1,100 @@
+"""One door for plain models, models with functional tokens and adapters."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedTokenizerBase
+
+from rftt import (
+    FunctionalTokens,
+    Grammar,
+    PromptedPolicy,
+    add_rows,
+    load_model,
+    load_policy,
+)
+from rftt.tokens.embeddings import token_row_targets
+from tests.models import tiny_model, tokenizer
+
+
+def _save_plain(folder: Path, tied: bool = True) -> None:
+    tiny_model(tied=tied).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model folder .*nowhere does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load_model(tmp_path)
+
+
+def test_missing_tokens_are_named_with_what_to_do(tmp_path: Path) -> None:
+    _save_plain(tmp_path)
+    with pytest.raises(ValueError, match=r"no token for <clarify>.*add them.*prompted=True"):
+        load_policy(tmp_path, device="cpu")
+
+
+def test_any_model_can_be_prompted(tmp_path: Path) -> None:
+    _save_plain(tmp_path)
+    policy = load_policy(
+        tmp_path, prompted=True, functions=["next_step"], temperature=0.5, top_p=0.9, device="cpu"
+    )
+    assert isinstance(policy, PromptedPolicy)
+    assert policy.legal(None) == ("next_step",)
+    assert (policy.sampler.warp.temperature, policy.sampler.warp.top_p) == (0.5, 0.9)
+    with pytest.raises(ValueError, match="pass prompted=True"):
+        load_policy(tmp_path, functions=["next_step"])
+
+
+def _prior(
+    model: torch.nn.Module, words: PreTrainedTokenizerBase, tokens: FunctionalTokens
+) -> dict[str, float]:
+    """By a plain forward pass."""
+    question = words.encode("12+7\n", add_special_tokens=False)
+    legal = tokens.grammar.legal(None)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([question])).logits[0, -1]
+    log_probs = logits[[tokens.openers[name] for name in legal]].log_softmax(0)
+    return dict(zip(legal, log_probs.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_comes_back_in_another_process(tmp_path: Path, tied: bool) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    _save_plain(base, tied)
+    model, words = load_model(base)
+    tokens = FunctionalTokens.add(words, Grammar.default())
+    add_rows(model, words, tokens)
+    config = LoraConfig(
+        r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
+        trainable_token_indices=token_row_targets(model, tokens),
+    )  # fmt: skip
+    tuned = get_peft_model(model, config)
+    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=0.05)
+    ids = torch.tensor([[3, tokens.openers["verify"], 5, 6, tokens.closers["verify"], 4]])
+    for _ in range(3):
+        optimizer.zero_grad()
+        tuned(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    tuned.save_pretrained(adapter, save_embedding_layers=False)
+    words.save_pretrained(adapter)
+    mine = _prior(tuned, words, tokens)
+
+    code = (
+        "import json, sys; from rftt import Problem, State, load_policy; "
+        "policy = load_policy(sys.argv[1], device='cpu'); "
+        "print(json.dumps(policy.prior([State(Problem('p', '12+7'))])[0]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(adapter)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(mine, abs=1e-5)
+    assert _prior(tuned.unload(), words, tokens) != pytest.approx(mine, abs=1e-3)
