@@ -34,7 +34,7 @@ from rftt.search.budget import Budget
 from rftt.search.engine import run_search
 from rftt.search.progress import progress
 from rftt.search.run_directory import describe
-from rftt.search.storage import load_trees, save_trees
+from rftt.search.storage import load_trees, save_trees, whole
 from rftt.search.tree import SearchTree
 from rftt.tokens.embeddings import add_rows
 from rftt.tokens.functional import FunctionalTokens
@@ -175,8 +175,6 @@ class Demo:
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    # Renamed when whole: a kill leaves no half of it.
-    half = folder.with_name(f"{folder.name}.half")
-    tokenizer.save_pretrained(half)
-    model.save_pretrained(half)
-    half.rename(folder)
+    with whole(folder) as half:
+        tokenizer.save_pretrained(half)
+        model.save_pretrained(half)

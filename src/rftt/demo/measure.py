@@ -26,7 +26,7 @@ from rftt.policies.transformers_sampler import TransformersSampler
 from rftt.problems.arithmetic import arithmetic_problems
 from rftt.search.best_of_n import BestOfN
 from rftt.search.progress import progress
-from rftt.search.storage import save_trees
+from rftt.search.storage import save_trees, whole
 from rftt.tokens.functional import FunctionalTokens
 from rftt.tokens.grammar import Grammar
 from rftt.tuning.evaluation import Evaluation, evaluate
@@ -69,9 +69,8 @@ def measure(output: Path, settings: DemoSettings, name: str) -> Measured:
         if run == many:
             save_trees(path.with_name(f"{name}_trees.jsonl"), trees[:_SHOWN])
     measured = Measured(runs, time.monotonic() - start)
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(attrs.asdict(measured)))
-    half.rename(path)
+    with whole(path) as half:
+        half.write_text(json.dumps(attrs.asdict(measured)))
     return measured
 
 

@@ -103,7 +103,8 @@ def grow(
     waiting = list(reversed(trees))
     while time.monotonic() < deadline:
         source = Recorded(record) if (record := next(recorded, None)) else Fresh(policy, verifier)
-        live, asked = rounds.ask(live, waiting, at_once or len(trees), source)
+        asked = rounds.ask(live, waiting, at_once or len(trees), source)
+        live = [wish.tree for wish in asked]
         if not asked:
             break
         rounds.settle(asked, source)

@@ -39,8 +39,8 @@ class Rounds:
 
     def ask(
         self, live: list[SearchTree], waiting: list[SearchTree], at_once: int, source: Source
-    ) -> tuple[list[SearchTree], list[Asked]]:
-        """The trees that go on, and their wishes; trees that are finished are replaced."""
+    ) -> list[Asked]:
+        """The wishes of trees that go on; trees that are finished are replaced."""
         asked: list[Asked] = []
         while live or (waiting and len(asked) < at_once):
             while waiting and len(asked) + len(live) < at_once:
@@ -52,7 +52,7 @@ class Rounds:
                 if (wish := self._ask_tree(tree)) is not None:
                     asked.append(wish)
             live = []
-        return [wish.tree for wish in asked], asked
+        return asked
 
     def _ask_tree(self, tree: SearchTree) -> Asked | None:
         key = f"{self.seed}/{tree.problem.id}/"
@@ -69,7 +69,7 @@ class Rounds:
             if not tree.is_open(node):
                 raise ValueError(
                     f"the searcher asks to grow node {node} of {tree.problem.id!r}, which is "
-                    "terminal, closed or at the depth limit"
+                    "terminal, closed, at the depth limit or above the step that was committed to"
                 )
             depth_left = tree.max_depth - tree.depth[node]
             requests.append(

@@ -17,7 +17,7 @@ import attrs
 from attrs import frozen
 
 from rftt.interfaces import Segment, Verdict
-from rftt.search.storage import verdict_from_json
+from rftt.search.storage import verdict_from_json, whole
 
 Priors = tuple[Mapping[str, float], ...]
 Chains = tuple[tuple[Segment, ...], ...]
@@ -54,10 +54,8 @@ class RunDirectory:
     def _check(self, mine: dict[str, Any]) -> None:
         path = self.folder / "search.json"
         if not path.exists():
-            # Renamed when whole: a kill leaves no half of it.
-            half = path.with_suffix(".half")
-            half.write_text(json.dumps(mine, indent=1))
-            half.rename(path)
+            with whole(path) as half:
+                half.write_text(json.dumps(mine, indent=1))
         held = json.loads(path.read_text())
         for name in mine.keys() | held.keys():
             if mine.get(name) != held.get(name):

@@ -59,9 +59,7 @@ class Fresh(Source):
 class Streamed(Fresh):
     """As :class:`Fresh`, for chains that a stream has given already."""
 
-    def __init__(
-        self, policy: Policy, verifier: Verifier, chains: Sequence[Sequence[Segment]] = ()
-    ) -> None:
+    def __init__(self, policy: Policy, verifier: Verifier, chains: Sequence[Sequence[Segment]]) -> None:
         super().__init__(policy, verifier)
         self._streamed = chains
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,20 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     return Verdict(**{**data, "step_scores": scores and tuple(scores)})
 
 
+@contextmanager
+def whole(path: Path | str) -> Iterator[Path]:
+    """Where to write what shall stand at ``path``: it is renamed at the end of the ``with`` block, so
+    that a kill leaves no half of a file or folder."""
+    half = Path(f"{path}.half")
+    yield half
+    half.rename(path)
+
+
 def save_trees(path: Path | str, trees: Iterable[SearchTree]) -> None:
     """Write trees to a file, one a line. The file is there when all of it is."""
-    half = Path(f"{path}.half")
-    with half.open("w", encoding="utf-8") as file:
+    with whole(path) as half, half.open("w", encoding="utf-8") as file:
         for tree in trees:
             file.write(json.dumps(tree_to_json(tree), ensure_ascii=False) + "\n")
-    half.rename(path)
 
 
 def load_trees(path: Path | str) -> list[SearchTree]:

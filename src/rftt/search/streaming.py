@@ -17,7 +17,7 @@ from rftt.search.budget import Budget
 from rftt.search.engine import OnRound
 from rftt.search.rounds import Asked, Rounds, distinct_ids
 from rftt.search.searcher import Searcher
-from rftt.search.sources import Streamed
+from rftt.search.sources import Fresh, Streamed
 from rftt.search.tree import SearchTree
 
 
@@ -65,9 +65,8 @@ def stream_search(
     live = added = 0
     while True:
         if goes_on and time.monotonic() < deadline:
-            _, asked = rounds.ask(
-                ready, waiting, (at_once or len(trees)) - live, Streamed(policy, verifier)
-            )
+            room = (at_once or len(trees)) - live
+            asked = rounds.ask(ready, waiting, room, Fresh(policy, verifier))
             live += len(asked)
             for wish in asked:
                 under_way = _UnderWay(wish)
