@@ -3,7 +3,8 @@
 Simulations a second when the policy and the verifier cost next to nothing: for 64 trees of 16, 256 and
 10,000 simulations each, and for one tree; beside mctx (JAX, compiled for the CPU, with a free
 recurrent function and as many actions), if it is installed: pip install mctx. A simulation goes down
-the tree by UCT, adds one node, has it scored, and backs the score up. The last line is JSON.
+the tree by UCT, adds one node, has it scored, and backs the score up; ``flatness`` is the rate at
+10,000 over that at 16. Compilation counts on neither side. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -69,9 +70,10 @@ def ours(trees: int, simulations: int, parallel: int) -> float:
         judges_steps=True,
     )  # fmt: skip
     problems = [Problem(str(i), "?") for i in range(trees)]
+    policy, verifier = FreePolicy(), FreeVerifier()
     start = time.perf_counter()
     grown = run_search(
-        problems, searcher, FreePolicy(), FreeVerifier(), budget=Budget(rollouts=simulations),
+        problems, searcher, policy, verifier, budget=Budget(rollouts=simulations),
         max_depth=10_000,
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many is reported")
     arguments = parser.parse_args()
     figures: dict[str, object] = {}
+    ours(1, 16, arguments.parallel)  # compiles the way down
     for trees in (64, 1):
         rates: dict[str, float] = {}
         for simulations in (16, 256, 10_000):

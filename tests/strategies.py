@@ -22,7 +22,7 @@ from rftt.finite.strategies import grammars, policies
 from rftt.search.frontier import best_first, breadth_first, depth_first
 from rftt.search.mcts import Dirichlet
 from rftt.search.schedules import Linear, Widening
-from rftt.search.selection import as_they_are, between_siblings, puct, uct
+from rftt.search.selection import as_it_is, between_siblings, puct, uct
 
 __all__ = ["budgets", "grammars", "policies", "problems", "searchers"]
 
@@ -37,7 +37,7 @@ searchers: st.SearchStrategy[Searcher] = st.one_of(
         MCTS,
         exploration=st.sampled_from([0.0, 1.0, 2.0]) | st.just(Linear(2.0, 0.5, 10)),
         selection=st.sampled_from([uct, puct]),
-        values=st.sampled_from([as_they_are, between_siblings]),
+        values=st.sampled_from([as_it_is, between_siblings]),
         openers=st.sampled_from(["ranked", "sampled"]),
         width=st.integers(1, 3),
         widening=st.none() | st.just(Widening(1.0, 0.5)),

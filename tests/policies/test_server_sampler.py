@@ -105,7 +105,7 @@ def test_without_ids_the_text_is_encoded_again() -> None:
 
 def _whole_first_steps(trees: Sequence[SearchTree]) -> list[list[str]]:
     """Only those: what comes after them is sampled after other ids."""
-    first = [[tree.segment[child] for child in tree.children[0]] for tree in trees]
+    first = [[tree.segment[child] for child in tree.children(0)] for tree in trees]
     return [[s.text for s in segments if s is not None and not s.is_cut] for segments in first]
 
 

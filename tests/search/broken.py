@@ -51,18 +51,11 @@ class IgnoresDiscount(MCTS):
 
 
 def bonus_for_visited_only(
-    values: Sequence[float],
-    visits: Sequence[int],
-    parent_visits: int,
-    priors: Sequence[float],
-    exploration: float,
-) -> list[float]:
+    value: float, visits: int, parent_visits: int, prior: float, exploration: float
+) -> float:
     """UCT that avoids the division by zero by giving 0."""
     log = math.log(max(1, parent_visits))
-    return [
-        value + exploration * math.sqrt(log / n) if n else 0.0
-        for value, n in zip(values, visits, strict=True)
-    ]
+    return value + exploration * math.sqrt(log / visits) if visits else 0.0
 
 
 class Overlooks(Searcher):
@@ -71,15 +64,15 @@ class Overlooks(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> list[Expansion]:
         node = 0
-        while tree.is_open(node) and len(tree.children[node]) >= 2:
-            inner = [child for child in tree.children[node] if tree.is_open(child)]
+        while tree.is_open(node) and len(tree.children(node)) >= 2:
+            inner = [child for child in tree.children(node) if tree.is_open(child)]
             if not inner:
                 break
             node = max(inner, key=lambda child: tree.value(child) if tree.judged[child] else -99.0)
         if not tree.is_open(node):
             return []
-        if len(tree.children[node]) < 2:
-            return [Expansion(node, count=2 - len(tree.children[node]), until="step")]
+        if len(tree.children(node)) < 2:
+            return [Expansion(node, count=2 - len(tree.children(node)), until="step")]
         return [Expansion(node)]
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
@@ -242,7 +235,7 @@ class Reopens(Searcher):
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
         super().tell(tree, grown)
-        for child in tree.children[0]:
+        for child in tree.children(0):
             tree.closed[child] = not tree.closed[child]
 
 

@@ -87,6 +87,6 @@ def test_forks_keep_what_came_before_the_fork(seed: int) -> None:
         if kept:
             forked += 1
             assert segment.chosen == (False,) * kept + (True,) * (len(segment.ids) - kept)
-            siblings = [tree.segment[n] for n in tree.children[tree.parent[node]] if n < node]
+            siblings = [tree.segment[n] for n in tree.children(tree.parent[node]) if n < node]
             assert any(s is not None and s.ids[:kept] == segment.ids[:kept] for s in siblings)
     assert forked > 0

@@ -44,11 +44,11 @@ from tests.strategies import policies, problems
     ],
 )
 def test_uct_score(value: float, visits: int, parent: int, c: float, expected: float) -> None:
-    assert uct([value], [visits], parent, [1.0], c) == pytest.approx([expected], abs=1e-12)
+    assert uct(value, visits, parent, 1.0, c) == pytest.approx(expected, abs=1e-12)
 
 
 def test_an_unvisited_child_is_never_starved() -> None:
-    assert uct([0.0], [0], 10_000, [1.0], 0.01) == [math.inf]
+    assert uct(0.0, 0, 10_000, 1.0, 0.01) == math.inf
 
 
 def _leaves(policy: TabularPolicy) -> int:
@@ -100,7 +100,7 @@ def test_functions_are_tried_in_order_of_the_prior() -> None:
     (tree,) = run_search(
         [Problem("p", "?", "1")], MCTS(), policy, MathVerifier(), budget=Budget(rollouts=10)
     )
-    assert [tree.text(node) for node in tree.children[0]] == ["n", "s", "a", "c"]
+    assert [tree.text(node) for node in tree.children(0)] == ["n", "s", "a", "c"]
     assert tree.samples == 4, "a finished tree is not searched again"
 
 

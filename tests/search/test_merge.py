@@ -80,7 +80,7 @@ def _has_twins(tree: SearchTree) -> bool:
 
 def _check_structure(tree: SearchTree) -> None:
     for node in range(len(tree)):
-        below = tree.children[node]
+        below = tree.children(node)
         assert tree.visits[node] == tree.ended[node] + sum(tree.visits[child] for child in below)
         assert all(child > node and tree.parent[child] == node for child in below)
         assert all(tree.depth[child] == tree.depth[node] + 1 <= tree.max_depth for child in below)
@@ -140,7 +140,7 @@ def test_a_search_goes_on_from_a_merged_tree(searched: Searched, searcher: MCTS,
     policy, trees = searched
     merged = merge(trees)
     for node in range(len(merged)):
-        assert not merged.closed[node] or all(merged.closed[child] for child in merged.children[node])
+        assert not merged.closed[node] or all(merged.closed[child] for child in merged.children(node))
     visits, samples = merged.visits[0], merged.samples
     was_done = searcher.is_done(merged)
     grow([merged], searcher, policy, MathVerifier(), budget=Budget(rollouts=samples + more))
@@ -279,8 +279,8 @@ def test_a_search_goes_on_below_the_step_it_committed_to(
     grow([kept], searcher, policy, MathVerifier(), budget=Budget(rollouts=samples + 6))
     _check_structure(kept)
     assert kept.visits[0] - visits == kept.samples - samples
-    assert all(len(kept.children[above]) == 1 for above in range(here))
-    if isinstance(searcher, MCTS) and was_open and kept.is_open(here) and not kept.children[here]:
+    assert all(len(kept.children(above)) == 1 for above in range(here))
+    if isinstance(searcher, MCTS) and was_open and kept.is_open(here) and not kept.children(here):
         assert kept.samples > samples
 
 

@@ -56,7 +56,7 @@ def test_no_text_leaves_the_data(texts: list[str]) -> None:
     assert data["function"] == [s and s.function for s in tree.segment]
     assert [v and v["answer"] for v in data["verdict"]] == [v and v.answer for v in tree.verdict]
     for name in ("parent", "visits", "ended", "judged", "closed"):
-        assert data[name] == getattr(tree, name)
+        assert data[name] == list(getattr(tree, name))
     assert data["value"] == [tree.value(node) for node in range(len(tree))]
 
 

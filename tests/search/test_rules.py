@@ -16,7 +16,7 @@ from rftt.search.best_of_n import majority_confidence
 from rftt.search.gumbel import halving_plan, mixed_value
 from rftt.search.particles import systematic
 from rftt.search.schedules import Exponential, Linear, Widening
-from rftt.search.selection import as_they_are, between_siblings, puct
+from rftt.search.selection import as_it_is, between_siblings, puct
 
 
 @pytest.mark.parametrize(
@@ -31,24 +31,19 @@ from rftt.search.selection import as_they_are, between_siblings, puct
     ],
 )
 def test_puct(value: float, visits: int, parent: int, prior: float, c: float, expected: float) -> None:
-    assert puct([value], [visits], parent, [prior], c) == pytest.approx([expected], abs=1e-12)
+    assert puct(value, visits, parent, prior, c) == pytest.approx(expected, abs=1e-12)
 
 
-def test_values_without_a_visit_are_the_parent_s() -> None:
-    assert as_they_are(0.25, [None, 0.5]) == [0.25, 0.5]
-    # From 2 (the parent) to 10: 4 lies a quarter of the way.
-    assert between_siblings(2.0, [4.0, None, 10.0]) == [0.25, 0.0, 1.0]
-    assert between_siblings(0.5, [0.5, None]) == [0.0, 0.0]
-
-
-@given(st.floats(-5, 5), st.lists(st.none() | st.floats(-5, 5), min_size=1, max_size=6))
-def test_values_between_siblings_keep_their_order(parent: float, values: list[float | None]) -> None:
-    known = as_they_are(parent, values)
-    scaled = between_siblings(parent, values)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=6))
+def test_value_transforms(values: list[float]) -> None:
+    low, high = min(values), max(values)
+    assert [as_it_is(value, low, high) for value in values] == values
+    scaled = [between_siblings(value, low, high) for value in values]
     assert all(0 <= value <= 1 for value in scaled)
-    for a in range(len(known)):
-        for b in range(len(known)):
-            assert not (known[a] < known[b] and scaled[a] > scaled[b])
+    assert {0.0, 1.0} <= set(scaled) if low < high else set(scaled) == {0.0}
+    assert [scaled[i] for i in sorted(range(len(values)), key=values.__getitem__)] == sorted(scaled)
+    # From 2 to 10: 4 lies a quarter of the way.
+    assert between_siblings(4.0, 2.0, 10.0) == 0.25
 
 
 def test_schedules_and_widening() -> None:

@@ -27,11 +27,11 @@ def test_structure_grammar_and_depth(
     for node in range(1, len(tree)):
         assert 0 <= tree.parent[node] < node
         assert tree.depth[node] == tree.depth[tree.parent[node]] + 1 <= 6
-        assert node in tree.children[tree.parent[node]]
+        assert node in tree.children(tree.parent[node])
         functions = [step.function for step in tree.solution(node).steps]
         assert policy.grammar.violation(functions) is None
         if tree.is_terminal(node):
-            assert tree.children[node] == []
+            assert tree.children(node) == []
 
 
 @given(policies(), searchers, budgets, st.integers(0, 99))
@@ -41,7 +41,7 @@ def test_visits_are_conserved_and_values_bounded(
     (tree,) = _search(policy, searcher, budget, seed)
     assert tree.visits[0] == tree.samples == sum(tree.ended)
     for node in range(len(tree)):
-        assert tree.visits[node] == tree.ended[node] + sum(tree.visits[c] for c in tree.children[node])
+        assert tree.visits[node] == tree.ended[node] + sum(tree.visits[c] for c in tree.children(node))
         assert tree.judged[node] <= tree.visits[node]
         value = tree.value(node)
         assert value is None or 0.0 <= value <= 1.0

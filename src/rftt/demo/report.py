@@ -70,7 +70,7 @@ def draw_tree(tree: SearchTree, picture: Path) -> None:
 
     def place(node: int) -> float:
         nonlocal leaves
-        below = [place(child) for child in tree.children[node]]
+        below = [place(child) for child in tree.children(node)]
         if not below:
             leaves += 1
         rows[node] = sum(below) / len(below) if below else float(leaves)

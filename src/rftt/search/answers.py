@@ -46,7 +46,7 @@ def most_valuable(tree: SearchTree) -> str | None:
     largest mean score (more visits decide between equals), to an end. ``None`` if that has no
     answer."""
     node = 0
-    while tree.children[node]:
-        node = max(tree.children[node], key=lambda child: (mean_value(tree, child), tree.visits[child]))
+    while tree.children(node):
+        node = max(tree.children(node), key=lambda child: (mean_value(tree, child), tree.visits[child]))
     verdict = tree.verdict[node]
     return None if verdict is None else verdict.answer

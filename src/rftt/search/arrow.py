@@ -95,5 +95,5 @@ def _row(number: int, tree: SearchTree, node: int) -> dict[str, Any]:
         "score": verdict.score if verdict else None,
         "is_final": segment.is_final if segment else False,
         "is_cut": segment.is_cut if segment else False,
-        "closed": tree.closed[node],
+        "closed": bool(tree.closed[node]),
     }

@@ -78,7 +78,7 @@ class GumbelMCTS(Searcher):
         """Each function that can be taken, and its child if it has one."""
         if not tree.is_open(node):
             return {}
-        children = {s.function: c for c in tree.children[node] if (s := tree.segment[c])}
+        children = {s.function: c for c in tree.children(node) if (s := tree.segment[c])}
         options: dict[str, int | None] = {}
         for name in tree.prior[node] or ():
             child = children.get(name)
@@ -118,7 +118,9 @@ class GumbelMCTS(Searcher):
             [tree.visits[child] if child else 0 for child in options.values()],
             values,
         )
-        scaled = between_siblings(completed, values)
+        known = [completed if value is None else value for value in values]
+        low, high = min([completed, *known]), max([completed, *known])
+        scaled = [between_siblings(value, low, high) for value in known]
         most = max((tree.visits[child] for child in options.values() if child), default=0)
         return {
             name: prior[name] + (self.offset + most) * self.scale * value
@@ -163,4 +165,4 @@ def halving_plan(actions: int, simulations: int) -> list[int]:
 
 def _has_room(tree: SearchTree, node: int) -> bool:
     prior = tree.prior[node]
-    return tree.is_open(node) and (prior is None or len(tree.children[node]) < len(prior))
+    return tree.is_open(node) and (prior is None or len(tree.children(node)) < len(prior))

@@ -13,11 +13,14 @@ from attrs import field, frozen, validators
 
 from rftt.search.schedules import Constant, Schedule, Widening, as_schedule
 from rftt.search.searcher import Expansion, Growth, Searcher
-from rftt.search.selection import SelectionRule, ValueTransform, as_they_are, uct
+from rftt.search.selection import SelectionRule, ValueTransform, as_it_is, uct
 from rftt.search.tree import SearchTree
+from rftt.search.walks import add_visits, descend
 
 _NOISE: Final = "root_noise"
-_NONE: Final[Counter[tuple[int, str | None]]] = Counter()
+_Growing = dict[tuple[int, str | None], int]
+"""How many children of each node and function simulations of this round will add."""
+_NOTHING: Final[_Growing] = {}
 
 
 @frozen
@@ -27,16 +30,6 @@ class Dirichlet:
 
     concentration: float = field(default=0.3, validator=validators.gt(0))
     share: float = field(default=0.25, validator=[validators.ge(0), validators.le(1)])
-
-
-@frozen
-class _UnderWay:
-    """Simulations of one round that have not been sampled yet."""
-
-    through: Counter[int]
-    """How many pass each node."""
-    new: Counter[tuple[int, str | None]]
-    """How many grow each child."""
 
 
 @frozen
@@ -67,7 +60,7 @@ class MCTS(Searcher):
 
     exploration: Schedule = field(default=Constant(2.0), converter=as_schedule)
     selection: SelectionRule = uct
-    values: ValueTransform = as_they_are
+    values: ValueTransform = as_it_is
     openers: Literal["ranked", "sampled"] = field(
         default="ranked", validator=validators.in_(("ranked", "sampled"))
     )
@@ -90,18 +83,21 @@ class MCTS(Searcher):
         if self.noise is not None and _NOISE not in tree.memo and prior is not None:
             tree.memo[_NOISE] = _dirichlet(self.noise.concentration, prior, rng)
         exploration = self.exploration(tree.visits[0])
-        under_way = _UnderWay(Counter(), Counter())
+        growing: _Growing = {}
         wishes: list[Expansion] = []
         has_room = partial(self._has_room, tree)
         while len(wishes) < self.parallel and not tree.closed[0]:
-            path, new = self._go_down(tree, under_way, exploration)
+            node, new = self._go_down(tree, growing, exploration)
             if new:
-                under_way.through.update(path)
-                under_way.new[path[-1], new[0]] += 1
-                wishes.append(Expansion(path[-1], function=new[0], until=self.until))
-            elif not tree.close_finished(path[-1], has_room):
+                growing[node, new[0]] = growing.get((node, new[0]), 0) + 1
+                # Counted while others of this round go down, so that they spread.
+                add_visits(tree.parent, tree.visits, node, 1)
+                wishes.append(Expansion(node, function=new[0], until=self.until))
+            elif not tree.close_finished(node, has_room):
                 # All the room there is, is taken by simulations of this round.
                 break
+        for wish in wishes:
+            add_visits(tree.parent, tree.visits, wish.node, -1)
         return wishes
 
     def tell(self, tree: SearchTree, grown: Sequence[Growth]) -> None:
@@ -114,54 +110,65 @@ class MCTS(Searcher):
                 tree.close_finished(chain[-1], has_room)
 
     def _go_down(
-        self, tree: SearchTree, under_way: _UnderWay, exploration: float
-    ) -> tuple[list[int], Sequence[str | None]]:
-        """The path to where a child is to grow, and its function; none if the path ends where there is
-        nothing to grow or to enter."""
-        closed, node, path = tree.closed, tree.start, [tree.start]
+        self, tree: SearchTree, growing: _Growing, exploration: float
+    ) -> tuple[int, Sequence[str | None]]:
+        """Where a child is to grow, and its function; none where there is nothing to grow or enter."""
+        node = tree.start
         while True:
-            new = self._new_children(tree, node, under_way.new)
+            node = descend(tree, node, self._mark, self.selection, self.values, exploration)
+            children = tree.children(node)
+            if tree.settled[node] != self._mark and len(children) >= self._most_children(tree, node):
+                self._settle(tree, node, children)
+                continue
+            new = self._new_children(tree, node, children, growing)
             if new and self.openers == "sampled":
-                return path, new
-            children = [child for child in tree.children[node] if not closed[child]]
-            if not new and not children:
-                return path, ()
-            place = self._best(tree, node, new, children, under_way.through, exploration)
+                return node, new
+            entered = [child for child in children if not tree.closed[child]]
+            if not new and not entered:
+                return node, ()
+            place = self._best(tree, node, new, entered, exploration)
             if place < len(new):
-                return path, new[place : place + 1]
-            node = children[place - len(new)]
-            path.append(node)
+                return node, new[place : place + 1]
+            node = entered[place - len(new)]
+
+    @property
+    def _mark(self) -> int:
+        """Tells nodes that these settings have settled from those that others have."""
+        return self.width if self.openers == "ranked" else -self.width
+
+    def _settle(self, tree: SearchTree, node: int, children: Sequence[int]) -> None:
+        """Note that a node has all its children; whoever passes from now on does not look for room."""
+        for child, chance in zip(children, self._priors(tree, node, (), children), strict=True):
+            tree.chance[child] = chance
+        tree.settled[node] = self._mark
+
+    def _most_children(self, tree: SearchTree, node: int) -> float:
+        if self.openers == "sampled":
+            return self.width
+        prior = tree.prior[node]
+        # The prior of a node of this very round comes with the next one.
+        return math.inf if prior is None else len(prior) * self.width
 
     def _new_children(
-        self, tree: SearchTree, node: int, growing: Counter[tuple[int, str | None]]
+        self, tree: SearchTree, node: int, children: Sequence[int], growing: _Growing
     ) -> Sequence[str | None]:
         """Functions by which a child may be added now."""
-        children = tree.children[node]
-        if self.openers == "sampled":
-            count = len(children) + (growing[node, None] if growing else 0)
-            if count >= self.width or not tree.is_open(node):
-                return ()
-            return (None,) if count < self._limit(tree, node, self.width) else ()
+        most = self._most_children(tree, node)
+        if len(children) >= most or not tree.is_open(node):
+            return ()
+        if self.widening is not None and not all(tree.closed[child] for child in children):
+            most = min(most, self.widening(tree.visits[node]))
         prior = tree.prior[node]
-        if prior is not None and len(children) >= len(prior) * self.width:
-            return ()
-        if not tree.is_open(node):
-            return ()
+        if self.openers == "sampled":
+            return (None,) if len(children) + growing.get((node, None), 0) < most else ()
         if prior is None:
-            # A node of this very round: its prior comes with the next one.
             return (None,)
         tried: Counter[str | None] = Counter(s.function for c in children if (s := tree.segment[c]))
         for function in prior:
-            tried[function] += growing[node, function]
-        room = self._limit(tree, node, len(prior) * self.width) - tried.total()
+            tried[function] += growing.get((node, function), 0)
+        room = max(0, int(most) - tried.total())
         ranked = sorted(prior, key=prior.__getitem__, reverse=True)
-        return [name for name in ranked if tried[name] < self.width][: max(0, room)]
-
-    def _limit(self, tree: SearchTree, node: int, most: int) -> int:
-        """How many children a node may have by now."""
-        if self.widening is None or all(tree.closed[child] for child in tree.children[node]):
-            return most
-        return min(most, self.widening(tree.visits[node]))
+        return [name for name in ranked if tried[name] < self.width][:room]
 
     def _best(
         self,
@@ -169,24 +176,21 @@ class MCTS(Searcher):
         node: int,
         new: Sequence[str | None],
         children: Sequence[int],
-        passing: Counter[int],
         exploration: float,
     ) -> int:
         """The place of the best option, new children first."""
         if len(new) + len(children) == 1:
             return 0
-        judged, total, visits = tree.judged, tree.total, tree.visits
-        values: list[float | None] = [None] * len(new)
-        values += [total[child] / judged[child] if judged[child] else None for child in children]
-        counts = [0] * len(new)
-        counts += [visits[child] for child in children]
-        parent_visits = visits[node]
-        if passing:
-            counts[len(new) :] = [visits[child] + passing[child] for child in children]
-            parent_visits += passing[node]
-        value = total[node] / judged[node] if judged[node] else 0.0
+        mean = tree.value(node) or 0.0
+        known = [mean if (value := tree.value(child)) is None else value for child in children]
+        low, high = min([mean, *known]), max([mean, *known])
+        values = [mean] * len(new) + known
+        visits = [0] * len(new) + [tree.visits[child] for child in children]
         priors = self._priors(tree, node, new, children)
-        scores = self.selection(self.values(value, values), counts, parent_visits, priors, exploration)
+        scores = [
+            self.selection(self.values(value, low, high), count, tree.visits[node], prior, exploration)
+            for value, count, prior in zip(values, visits, priors, strict=True)
+        ]
         return scores.index(max(scores))
 
     def _priors(
@@ -208,7 +212,7 @@ class MCTS(Searcher):
         return probabilities
 
     def _has_room(self, tree: SearchTree, node: int) -> bool:
-        return bool(self._new_children(tree, node, _NONE))
+        return bool(self._new_children(tree, node, tree.children(node), _NOTHING))
 
 
 def _dirichlet(concentration: float, names: Iterable[str], rng: Random) -> dict[str, float]:

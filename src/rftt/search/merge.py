@@ -51,7 +51,7 @@ def merge(trees: Sequence[SearchTree]) -> SearchTree:
         _check_alike(trees[0], number, tree)
     first = trees[0]
     merged = SearchTree(first.problem, first.grammar, first.max_depth)
-    merged.closed[0] = True
+    merged.close(0)
     found: dict[_Edge, int] = {}
     for tree in trees:
         place = [0]
@@ -98,7 +98,7 @@ def _place(merged: SearchTree, found: dict[_Edge, int], parent: int, segment: Se
     if node is None:
         node = found[edge] = merged.attach(parent, segment)
         # Until a tree that has the node says otherwise.
-        merged.closed[node] = True
+        merged.close(node)
         return node
     known = merged.segment[node]
     assert known is not None
@@ -165,7 +165,7 @@ def commit_to(tree: SearchTree, node: int, *, discount: float = 1.0) -> SearchTr
     kept.start = place[node]
     if not kept.is_open(kept.start):
         # Nothing can grow at the end of a solution: there the search is over.
-        kept.closed[kept.start] = True
+        kept.close(kept.start)
     _count_on_chain(kept, discount)
     kept.samples, kept.rounds, kept.tokens = tree.samples, tree.rounds, tree.tokens
     return kept

@@ -5,15 +5,44 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from attrs import field, frozen
 
-from rftt.interfaces import Extension, Segment
+from rftt.interfaces import Extension, Segment, Solution
 from rftt.problems.problem import Problem
 from rftt.search.budget import Budget
 from rftt.search.searcher import Expansion, Growth, Searcher
 from rftt.search.sources import Source
 from rftt.search.tree import SearchTree
+
+
+class LateRandom(Random):
+    """A stream of random numbers that is seeded when the first is drawn: seeding takes as long as a
+    whole way down a tree, and most strategies draw nothing in most rounds."""
+
+    _text: str | None = None
+
+    def restart(self, text: str) -> None:
+        """Begin the stream that is ``Random(seed_from(text))``."""
+        self._text, self.gauss_next = text, None
+
+    def random(self) -> float:
+        self._begin()
+        return super().random()
+
+    def getrandbits(self, k: int) -> int:
+        self._begin()
+        return super().getrandbits(k)
+
+    def getstate(self) -> tuple[Any, ...]:
+        self._begin()
+        return super().getstate()
+
+    def _begin(self) -> None:
+        if self._text is not None:
+            self.seed(seed_from(self._text))
+            self._text = None
 
 
 @frozen
@@ -34,6 +63,7 @@ class Rounds:
     budget: Budget
     seed: int
     max_tokens: int
+    _rng: LateRandom = field(factory=LateRandom, init=False)
     _seen: dict[str, int] = field(factory=dict, init=False)
     """For each problem, how many of its nodes were looked at for a missing prior."""
 
@@ -56,7 +86,8 @@ class Rounds:
 
     def _ask_tree(self, tree: SearchTree) -> Asked | None:
         key = f"{self.seed}/{tree.problem.id}/"
-        expansions = self.searcher.ask(tree, Random(seed_from(f"{key}{tree.rounds}/ask")))
+        self._rng.restart(f"{key}{tree.rounds}/ask")
+        expansions = self.searcher.ask(tree, self._rng)
         wanted = [e for e, expansion in enumerate(expansions) for _ in range(expansion.count)]
         owners = wanted[: self.budget.samples_left(tree, len(wanted))]
         if not owners:
@@ -111,6 +142,7 @@ class Rounds:
             tree = wish.tree
             grown: list[list[tuple[int, ...]]] = [[] for _ in wish.expansions]
             ends: list[int] = []
+            solutions: list[Solution] = []
             for owner, request, chain in zip(wish.owners, wish.requests, chains, strict=False):
                 _check_reply(request, chain, tree)
                 node, nodes = wish.expansions[owner].node, []
@@ -120,8 +152,8 @@ class Rounds:
                 grown[owner].append(tuple(nodes))
                 if request.until == "answer" or self.searcher.judges_steps or tree.is_terminal(node):
                     ends.append(node)
+                    solutions.append(Solution((*request.state.steps, *chain)))
             if ends:
-                solutions = [tree.solution(node) for node in ends]
                 verdicts = source.verdicts(tree.problem, solutions)
                 for node, verdict in zip(ends, verdicts, strict=True):
                     tree.verdict[node] = verdict

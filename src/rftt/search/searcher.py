@@ -66,4 +66,4 @@ class Searcher(ABC):
 
     def is_done(self, tree: SearchTree) -> bool:
         """Whether the strategy is finished with this tree, budget or not."""
-        return tree.closed[0]
+        return bool(tree.closed[0])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -15,62 +16,63 @@ from rftt.problems.problem import Problem
 from rftt.search.tree import SearchTree
 from rftt.tokens.grammar import Function, Grammar
 
+_NUMBERS: Final = ("visits", "ended", "judged", "total", "closed")
+_OBJECTS: Final = ("segment", "verdict", "prior")
+_SCALARS: Final = ("start", "rounds", "samples", "tokens", "memo")
+
 
 def tree_to_json(tree: SearchTree) -> dict[str, Any]:
     """The tree as JSON-able data, with its grammar, so that it can be read without other files."""
     grammar = tree.grammar
-    data = {
-        f.name: getattr(tree, f.name)
-        for f in attrs.fields(SearchTree)
-        if f.name not in {"problem", "grammar", "segment", "verdict", "children", "depth"}
-    }
-    return data | {
-        "total": tree.total.tolist(),
+    return {
         "problem": attrs.asdict(tree.problem),
         "grammar": {
             "functions": [attrs.asdict(function) for function in grammar.functions.values()],
             "start": grammar.start,
             "followers": grammar.followers,
         },
+        "max_depth": tree.max_depth,
+        "parent": tree.parent.tolist(),
         "segment": [s and attrs.asdict(s) for s in tree.segment],
         "verdict": [v and attrs.asdict(v) for v in tree.verdict],
+        "prior": tree.prior,
+        **{name: getattr(tree, name).tolist() for name in _NUMBERS},
+        **{name: getattr(tree, name) for name in _SCALARS},
     }
 
 
-def tree_from_json(data: dict[str, Any]) -> SearchTree:
+def tree_from_json(data: Mapping[str, Any]) -> SearchTree:
     """The inverse of :func:`tree_to_json`.
 
     Raises ``KeyError``, ``TypeError`` or ``ValueError`` if the data is not a tree.
     """
-    data = dict(data)
-    grammar = data.pop("grammar")
-    parents: list[int] = data["parent"]
-    depth = [0]
-    children: list[list[int]] = [[] for _ in parents]
-    for node, parent in enumerate(parents[1:], start=1):
-        if not 0 <= parent < node:
-            raise ValueError(f"node {node} has parent {parent}; a parent's number is smaller")
-        depth.append(depth[parent] + 1)
-        children[parent].append(node)
-    segments = [s and Segment(**s) for s in data.pop("segment")]
-    verdicts = [v and verdict_from_json(v) for v in data.pop("verdict")]
+    grammar, parents = data["grammar"], data["parent"]
     tree = SearchTree(
-        problem=Problem(**data.pop("problem")),
+        problem=Problem(**data["problem"]),
         grammar=Grammar(
             functions=[Function(**function) for function in grammar["functions"]],
             start=grammar["start"],
             followers=grammar["followers"],
         ),
-        segment=segments,
-        verdict=verdicts,
-        depth=depth,
-        children=children,
-        **data,
+        max_depth=data["max_depth"],
     )
-    columns = ("segment", "verdict", "visits", "ended", "judged", "total", "prior", "closed")
-    for column in columns:
-        if len(getattr(tree, column)) != len(tree):
-            raise ValueError(f"{column} has {len(getattr(tree, column))} entries for {len(tree)} nodes")
+    if parents[:1] != [-1]:
+        raise ValueError(f"node 0 has parent {parents[:1]}; the root's is -1")
+    for name in (*_OBJECTS, *_NUMBERS):
+        if len(data[name]) != len(parents):
+            raise ValueError(f"{name} has {len(data[name])} entries for {len(parents)} nodes")
+    for node, (parent, segment) in enumerate(
+        zip(parents[1:], data["segment"][1:], strict=True), start=1
+    ):
+        if not 0 <= parent < node:
+            raise ValueError(f"node {node} has parent {parent}; a parent's number is smaller")
+        tree.attach(parent, Segment(**segment))
+    for name in _NUMBERS:
+        getattr(tree, name)[:] = array(getattr(tree, name).typecode, data[name])
+    tree.verdict = [v and verdict_from_json(v) for v in data["verdict"]]
+    tree.prior = list(data["prior"])
+    for name in _SCALARS:
+        setattr(tree, name, data[name])
     return tree
 
 

@@ -8,28 +8,23 @@ legal function without a child is an edge, found in the prior.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import define, field
 
 from rftt.interfaces import Segment, Solution, State, Verdict
 from rftt.problems.problem import Problem
+from rftt.search.walks import add_rollout
 from rftt.tokens.grammar import Grammar
 
-_NUMBERS = list(range(1024))
-"""Node numbers as objects. All trees share them, so that those of many trees stay in the processor's
-cache: a number of its own in each tree would cost more to look up than all arithmetic on it."""
-
-
-def _number(node: int) -> int:
-    while node >= len(_NUMBERS):
-        _NUMBERS.append(len(_NUMBERS))
-    return _NUMBERS[node]
-
-
-def _doubles(values: Iterable[float]) -> array[float]:
-    return array("d", values)
+# Numbers stand as a C program holds them: compiled code reads them where they are, and those of many
+# large trees fit in the processor's cache.
+_minus_one = partial(array, "i", [-1])
+_zero = partial(array, "i", [0])
+_false = partial(array, "b", [0])
+_zero_point = partial(array, "d", [0.0])
 
 
 @define(eq=False)
@@ -37,31 +32,40 @@ class SearchTree:
     """Everything that is known of one problem's search.
 
     Per node: ``parent`` (-1 at the root), ``depth``, ``segment`` (``None`` at the root),
-    ``children``, ``visits`` (rollouts that passed or ended here), ``ended`` (rollouts that ended
-    here), ``judged`` and ``total`` (number and sum of the scores of those rollouts), ``prior``
-    (log-probabilities of the functions that may follow, once known), ``verdict`` (where a rollout
-    was judged) and ``closed`` (nothing below is left to search).
+    ``visits`` (rollouts that passed or ended here), ``ended`` (rollouts that ended here), ``judged`` and
+    ``total`` (number and sum of the scores of those rollouts), ``prior`` (log-probabilities of the
+    functions that may follow, once known), ``verdict`` (where a rollout was judged) and ``closed``
+    (nothing below is left to search).
 
     ``start`` is the node below which the search goes on: 0, or a step that it has committed to; nodes
     above that have no room for children. ``rounds`` counts finished rounds and ``samples`` chains asked
     of the policy; both feed the random streams. ``memo`` is for what a strategy must remember beyond
     this: keep it JSON-able.
+
+    What follows from the rest is not saved: ``first_child``, ``last_child`` and ``next_sibling`` (0
+    where there is none), and what a tree search notes of nodes that will have no more children:
+    ``settled``, a mark of the settings by which that is so (0 where it is not), and ``chance``, the
+    prior probability of such a node's child.
     """
 
     problem: Problem
     grammar: Grammar
     max_depth: int = 18
-    parent: list[int] = field(factory=lambda: [-1])
-    depth: list[int] = field(factory=lambda: [0])
+    parent: array[int] = field(factory=_minus_one)
+    depth: array[int] = field(factory=_zero)
     segment: list[Segment | None] = field(factory=lambda: [None])
-    children: list[list[int]] = field(factory=lambda: [[]])
-    visits: list[int] = field(factory=lambda: [0])
-    ended: list[int] = field(factory=lambda: [0])
-    judged: list[int] = field(factory=lambda: [0])
-    total: array[float] = field(factory=lambda: array("d", [0.0]), converter=_doubles)
+    visits: array[int] = field(factory=_zero)
+    ended: array[int] = field(factory=_zero)
+    judged: array[int] = field(factory=_zero)
+    total: array[float] = field(factory=_zero_point)
     prior: list[Mapping[str, float] | None] = field(factory=lambda: [None])
     verdict: list[Verdict | None] = field(factory=lambda: [None])
-    closed: list[bool] = field(factory=lambda: [False])
+    closed: array[int] = field(factory=_false)
+    first_child: array[int] = field(factory=_zero)
+    last_child: array[int] = field(factory=_zero)
+    next_sibling: array[int] = field(factory=_zero)
+    settled: array[int] = field(factory=_zero, eq=False)
+    chance: array[float] = field(factory=_zero_point, eq=False)
     start: int = 0
     rounds: int = 0
     samples: int = 0
@@ -92,49 +96,67 @@ class SearchTree:
             raise ValueError(
                 f"tree {self.problem.id!r}: node {parent} is at the depth limit {self.max_depth}"
             )
-        node = _number(len(self.parent))
+        node = len(self.parent)
         self.parent.append(parent)
         self.depth.append(self.depth[parent] + 1)
         self.segment.append(segment)
-        self.children.append([])
         self.visits.append(0)
         self.ended.append(0)
         self.judged.append(0)
         self.total.append(0.0)
         self.prior.append(None)
         self.verdict.append(None)
-        self.closed.append(False)
-        self.children[parent].append(node)
+        self.closed.append(0)
+        self.first_child.append(0)
+        self.last_child.append(0)
+        self.next_sibling.append(0)
+        self.settled.append(0)
+        self.chance.append(0.0)
+        if self.first_child[parent]:
+            self.next_sibling[self.last_child[parent]] = node
+        else:
+            self.first_child[parent] = node
+        self.last_child[parent] = node
         self.tokens += len(segment.ids)
         return node
+
+    def children(self, node: int) -> list[int]:
+        """A node's children in the order in which they came."""
+        found, child = [], self.first_child[node]
+        while child:
+            found.append(child)
+            child = self.next_sibling[child]
+        return found
 
     def backup(self, node: int, score: float | None, *, discount: float = 1.0) -> None:
         """Record one rollout that ended at ``node``: a visit for it and all above, and its score
         (``None`` if it was not judged), multiplied by ``discount`` once for each step upwards."""
         self.ended[node] += 1
-        while node >= 0:
-            self.visits[node] += 1
-            if score is not None:
-                self.judged[node] += 1
-                self.total[node] += score
-                score *= discount
-            node = self.parent[node]
+        columns = self.parent, self.visits, self.judged, self.total
+        if score is None:
+            add_rollout(*columns, node, False, 0.0, discount)
+        else:
+            add_rollout(*columns, node, True, score, discount)
 
     def close(self, node: int) -> None:
         """Declare that nothing is left to search below ``node``."""
-        self.closed[node] = True
+        self.closed[node] = 1
 
     def close_finished(self, node: int, has_room: Callable[[int], bool]) -> bool:
         """Close a node if all its children are closed and ``has_room`` says that there will be no more,
         then its ancestors likewise; whether any was closed now."""
         found = False
-        while node >= 0 and all(self.closed[child] for child in self.children[node]):
-            if has_room(node):
-                break
+        while node >= 0 and self._is_finished_below(node) and not has_room(node):
             found = found or not self.closed[node]
-            self.closed[node] = True
+            self.closed[node] = 1
             node = self.parent[node]
         return found
+
+    def _is_finished_below(self, node: int) -> bool:
+        child = self.first_child[node]
+        while child and self.closed[child]:
+            child = self.next_sibling[child]
+        return not child
 
     def value(self, node: int) -> float | None:
         """The mean score of judged rollouts through a node, ``None`` if there is none."""

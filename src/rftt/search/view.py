@@ -89,7 +89,7 @@ def _from_the_top(tree: SearchTree) -> Iterator[int]:
     while waiting:
         node = waiting.pop()
         yield node
-        waiting += reversed(tree.children[node])
+        waiting += reversed(tree.children(node))
 
 
 def _label(tree: SearchTree, node: int, width: int) -> Iterator[str]:

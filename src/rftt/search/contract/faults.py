@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,16 +32,17 @@ Faults = Iterator[ContractViolation]
 
 _COUNTERS = ("samples", "rounds", "tokens")
 _FIXED = (
-    "parent", "depth", "segment", "children", "prior", "verdict", "max_depth", "problem", "grammar",
-    "start",
+    "parent", "depth", "segment", "first_child", "last_child", "next_sibling", "prior", "verdict",
+    "max_depth", "problem", "grammar", "start",
 )  # fmt: skip
 
 
 def snapshot(tree: SearchTree) -> dict[str, Any]:
     """What a strategy must leave as it is, and what may only ever go one way."""
     kept: dict[str, Any] = {name: getattr(tree, name) for name in (*_COUNTERS, *_FIXED)}
-    kept = {name: list(value) if isinstance(value, list) else value for name, value in kept.items()}
-    return kept | {"children": [list(c) for c in tree.children], "closed": list(tree.closed)}
+    kept["closed"] = tree.closed
+    columns = (list, array)
+    return {name: value[:] if isinstance(value, columns) else value for name, value in kept.items()}
 
 
 def touch_faults(before: dict[str, Any], tree: SearchTree) -> Faults:
@@ -109,7 +111,7 @@ def _structure_faults(tree: SearchTree) -> Faults:
         parent = tree.parent[node]
         if not 0 <= parent < node:
             yield StructureBroken(f"node {node} has parent {parent}; a parent's number is smaller")
-        elif tree.depth[node] != tree.depth[parent] + 1 or node not in tree.children[parent]:
+        elif tree.depth[node] != tree.depth[parent] + 1 or node not in tree.children(parent):
             yield StructureBroken(f"node {node} is not one step below its parent {parent}")
         elif tree.is_terminal(parent):
             yield GrammarBroken(f"node {parent} is terminal and has the child {node}")
@@ -130,7 +132,7 @@ def _visit_faults(tree: SearchTree) -> Faults:
                 f"{ended} rollouts are counted as ended at node {node}; none was judged there"
             )
     for node, visits in enumerate(tree.visits):
-        below = sum(tree.visits[child] for child in tree.children[node])
+        below = sum(tree.visits[child] for child in tree.children(node))
         if visits != tree.ended[node] + below:
             ended = tree.ended[node]
             yield VisitsBroken(f"node {node} has {visits} visits; {ended} ended there, {below} below")

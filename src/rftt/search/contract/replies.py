@@ -113,6 +113,6 @@ def trees(
     for node in range(len(tree)):
         if tree.is_open(node) and draw(st.booleans()):
             tree.prior[node] = draw(priors(tree.legal(node)))
-        elif not tree.children[node] and draw(st.booleans()):
+        elif not tree.children(node) and draw(st.booleans()):
             tree.close(node)
     return tree

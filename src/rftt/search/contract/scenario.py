@@ -41,7 +41,7 @@ def _depth_first(tree: SearchTree, among: set[int]) -> list[int]:
     nodes, waiting = [], [0]
     while waiting:
         nodes.append(waiting.pop())
-        waiting += [child for child in reversed(tree.children[nodes[-1]]) if child in among]
+        waiting += [child for child in reversed(tree.children(nodes[-1])) if child in among]
     return nodes
 
 
@@ -104,10 +104,11 @@ def story_text(lines: Sequence[str]) -> str:
 
 
 def difference(one: SearchTree, other: SearchTree) -> str | None:
-    """The first column, and in it the first node, in which two trees of one problem differ."""
+    """The first column, and in it the first node, in which two trees of one problem differ; notes that
+    can be taken again do not count."""
     for column in attrs.fields(SearchTree):
         a, b = (_comparable(tree, column.name) for tree in (one, other))
-        if a != b:
+        if column.eq and a != b:
             if not isinstance(a, list | array) or not isinstance(b, list | array):
                 return f"{column.name} is {a} in the one, {b} in the other"
             pairs = enumerate(zip(a, b, strict=False))

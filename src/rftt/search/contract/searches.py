@@ -107,9 +107,9 @@ class Searches:
         """Commit each search to the first of its first steps, and go on under watch."""
         watched = Watched(self.searcher, self.waived)
         committed = [
-            commit_to(tree, tree.children[0][0], discount=watched.discount)
+            commit_to(tree, tree.children(0)[0], discount=watched.discount)
             for tree in stopped
-            if tree.children[0]
+            if tree.children(0)
         ]
         grow(
             committed, watched, self.finite.policy, self.finite.verifier,

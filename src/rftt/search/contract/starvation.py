@@ -107,11 +107,11 @@ class _Counting(Watched):
             if self.through[node] < patience or not tree.is_open(node):
                 continue
             through = f"{self.through[node]} samples went through node {node}"
-            for child in tree.children[node]:
+            for child in tree.children(node):
                 passed = self.through[node] - self.before[child]
                 if tree.is_open(child) and not tree.visits[child] and passed >= patience:
                     yield child, None, f"{through}, none to its child {child}"
-            tried = {segment.function for c in tree.children[node] if (segment := tree.segment[c])}
+            tried = {segment.function for c in tree.children(node) if (segment := tree.segment[c])}
             for function in tree.legal(node):
                 if node in self.forced and function not in tried:
                     yield node, function, f"{through}, none with {function!r}, which is legal there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Any, TypeVar
@@ -164,7 +165,5 @@ class Watched(Searcher):
 def copied(tree: SearchTree) -> SearchTree:
     """An equal tree that shares nothing that a strategy may write."""
     columns = {f.name: getattr(tree, f.name) for f in attrs.fields(SearchTree)}
-    lists = {name: list(column) for name, column in columns.items() if isinstance(column, list)}
-    lists["total"] = tree.total.tolist()
-    lists["children"] = [list(children) for children in tree.children]
-    return SearchTree(**(columns | lists | {"memo": copy.deepcopy(tree.memo)}))
+    own = {name: column[:] for name, column in columns.items() if isinstance(column, (list, array))}
+    return SearchTree(**(columns | own | {"memo": copy.deepcopy(tree.memo)}))
