@@ -20,6 +20,7 @@ from .policies.loading import load_policy as load_policy
 from .policies.prompted import PromptedPolicy as PromptedPolicy
 from .policies.server_sampler import ServerSampler as ServerSampler
 from .policies.transformers_sampler import TransformersSampler as TransformersSampler
+from .policies.vllm_sampler import VLLMSampler as VLLMSampler
 from .problems.arithmetic import arithmetic_problems as arithmetic_problems
 from .problems.loaders import load_problems as load_problems
 from .problems.problem import Problem as Problem

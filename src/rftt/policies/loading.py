@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.functional import FunctionalPolicy
 from rftt.policies.prompted import PromptedPolicy
+from rftt.policies.sampler import Sampler
+from rftt.policies.server_sampler import ServerSampler
 from rftt.policies.transformers_sampler import TransformersSampler
+from rftt.policies.vllm_sampler import VLLMSampler
 from rftt.problems.problem import Problem, question_line
 from rftt.tokens.embeddings import make_room
 from rftt.tokens.functional import FunctionalTokens
@@ -20,10 +23,14 @@ from rftt.tokens.grammar import Grammar
 
 _ADAPTER: Final = "adapter_config.json"
 
+Backend = Literal["transformers", "vllm", "server"]
+"""What produces the tokens: a sampler of this process, vLLM's engine, or a server elsewhere."""
+
 
 def load_policy(
     path_or_name: Path | str,
     *,
+    backend: Backend = "transformers",
     grammar: Grammar | None = None,
     prompted: bool = False,
     functions: Collection[str] | None = None,
@@ -37,38 +44,90 @@ def load_policy(
 
     Args:
         path_or_name: a folder, or a name that transformers can find. A folder with an
-            ``adapter_config.json`` is an adapter: its base model is loaded and the two are merged.
+            ``adapter_config.json`` is an adapter: its base model is loaded and the two are merged. For
+            a server, the name that it knows the model by.
+        backend: :class:`TransformersSampler`, :class:`VLLMSampler` or :class:`ServerSampler`; the last
+            is for prompted policies.
         grammar: the functions and who may follow whom; default the paper's.
         prompted: ask for each step with a prompt, which any model can be, instead of by functional
             tokens, which a model must have been taught.
         functions, prompts: as in :class:`PromptedPolicy`; only with ``prompted``.
         question: how a problem opens the context.
-        dtype: of the weights.
-        device: where to put them; default a GPU if there is one.
-        **sampling: as in :class:`TransformersSampler`: ``temperature``, ``top_p``, ``batch_size`` ...
+        dtype: of the weights; a server has its own.
+        device: where to put them, only with transformers; default a GPU if there is one.
+        **sampling: as in the sampler: ``temperature``, ``top_p``, ``batch_size`` ... A server needs
+            ``url`` and ``tokenizer``, a folder or name to load the model's tokenizer from.
 
     Raises:
         FileNotFoundError: if a folder holds no model.
+        ImportError: if the backend is not installed.
         ValueError: if the functional tokens are missing, saying how to add them.
     """
     grammar = grammar or Grammar.default()
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}")
     if not prompted and (functions is not None or prompts is not None):
         raise ValueError("functions and prompts are those of a prompted policy: pass prompted=True")
-    model, tokenizer = load_model(path_or_name, dtype=dtype)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = TransformersSampler(model.to(device), tokenizer, **sampling)  # type: ignore[arg-type]
-    if prompted:
-        return PromptedPolicy(
-            sampler, tokenizer, grammar, functions=functions, prompts=prompts, question=question
+    if backend != "transformers" and device is not None:
+        raise ValueError(f"device is for the backend transformers: {backend} chooses its own")
+    tokens = None
+    if backend == "server":
+        if not prompted:
+            raise ValueError(
+                "a server cannot keep to a grammar of functional tokens: pass prompted=True, or take "
+                "another backend"
+            )
+        sampler: Sampler
+        sampler, tokenizer = _on_server(str(path_or_name), **sampling)
+    else:
+        model, tokenizer = _source(path_or_name, backend, dtype)
+        if not prompted:
+            tokens = _tokens(path_or_name, tokenizer, grammar)
+        if backend == "vllm":
+            sampler = VLLMSampler(model, tokenizer, dtype=dtype, **sampling)
+        else:
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            sampler = TransformersSampler(model.to(device), tokenizer, **sampling)
+    if tokens is not None:
+        return FunctionalPolicy(sampler, tokenizer, tokens, question=question)
+    return PromptedPolicy(
+        sampler, tokenizer, grammar, functions=functions, prompts=prompts, question=question
+    )
+
+
+def _on_server(
+    model: str, *, url: str | None = None, tokenizer: Path | str | None = None, **sampling: Any
+) -> tuple[ServerSampler, PreTrainedTokenizerBase]:
+    if url is None or tokenizer is None:
+        raise ValueError(
+            "a server needs url=, such as http://localhost:8000/v1, and tokenizer=, a folder or name to "
+            "load the model's tokenizer from"
         )
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    return ServerSampler(url, model, words, **sampling), words
+
+
+def _source(
+    path_or_name: Path | str, backend: Backend, dtype: torch.dtype
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What the sampler is made from: a model, or where vLLM finds one that needs no merging."""
+    folder = Path(path_or_name)
+    if backend == "vllm" and not (folder / _ADAPTER).is_file():
+        _check(folder)
+        return path_or_name, AutoTokenizer.from_pretrained(path_or_name)
+    return load_model(path_or_name, dtype=dtype)
+
+
+def _tokens(
+    path_or_name: Path | str, tokenizer: PreTrainedTokenizerBase, grammar: Grammar
+) -> FunctionalTokens:
     try:
-        tokens = FunctionalTokens.find(tokenizer, grammar)
+        return FunctionalTokens.find(tokenizer, grammar)
     except ValueError as error:
         raise ValueError(
             f"{path_or_name}: {error}. Then tune the model: new tokens mean nothing to it. Or pass "
             "prompted=True to ask for each step in words"
         ) from error
-    return FunctionalPolicy(sampler, tokenizer, tokens, question=question)
 
 
 def load_model(
@@ -81,14 +140,7 @@ def load_model(
     folder = Path(path_or_name)
     if (folder / _ADAPTER).is_file():
         return _load_adapter(folder, dtype)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"model folder {folder} has no config.json: give one written by save_pretrained"
-        )
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):
-        raise FileNotFoundError(
-            f"model folder {folder} does not exist: give one written by save_pretrained"
-        )
+    _check(folder)
     model = AutoModelForCausalLM.from_pretrained(path_or_name, dtype=dtype)
     return model.eval(), AutoTokenizer.from_pretrained(path_or_name)
 
@@ -102,3 +154,15 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     # Rows for the functional tokens; the adapter holds what is in them.
     make_room(model, tokenizer)
     return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), tokenizer
+
+
+def _check(folder: Path) -> None:
+    """Raise ``FileNotFoundError`` where this is meant as a folder and holds no model."""
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model folder {folder} has no config.json: give one written by save_pretrained"
+        )
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):
+        raise FileNotFoundError(
+            f"model folder {folder} does not exist: give one written by save_pretrained"
+        )

@@ -1,0 +1,108 @@
+"""What runs inside a vLLM engine: the automaton, the warp and the draw, for all rows of a step at once.
+
+vLLM calls a logits processor in the middle of its sampler and then takes the likeliest id, because every
+request is greedy to it. So the processor draws: it leaves minus infinity everywhere but at the id drawn,
+and there the log-probability it was drawn with, which vLLM reports (``logprobs_mode`` is
+``processed_logits``).
+
+Interface: ``vllm.v1.sample.logits_processor`` of vLLM's V1 model runner, see
+https://docs.vllm.ai/en/stable/features/custom_logitsprocs/.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from jaxtyping import Bool, Float, Int64
+from safetensors.torch import load_file
+from torch import Tensor
+from vllm.v1.sample.logits_processor import LogitsProcessor, process_dict_updates
+
+from rftt.policies.distribution import Warp, inverse_cumulative, warped
+from rftt.policies.noise import uniform
+
+
+@frozen
+class Rule:
+    """What rows have in common. It crosses to the engine's process as a mapping.
+
+    Attributes:
+        automaton: path of a file with the tables ``allowed`` and ``following``.
+        warp: temperature, top-p and min-p.
+        draws: whether an id is drawn; otherwise the whole distribution is left for vLLM to report.
+    """
+
+    automaton: str
+    warp: tuple[float, float, float] = field(converter=tuple)
+    draws: bool
+
+
+@define
+class _Row:
+    """A request under way, its state after ``read`` of its ids, a list that vLLM extends."""
+
+    rule: Rule
+    state: int
+    seed: int
+    ids: Sequence[int]
+    read: int = 0
+
+
+def _row(params: Any, prompt: Sequence[int] | None, ids: Sequence[int]) -> _Row | None:
+    order: Mapping[str, Any] | None = (params.extra_args or {}).get("rftt")
+    return None if order is None else _Row(Rule(**order["rule"]), order["state"], order["seed"], ids)
+
+
+@lru_cache(maxsize=8)
+def _tables(
+    path: str, device: torch.device
+) -> tuple[Bool[Tensor, "states size"], Int64[Tensor, "states size"]]:
+    tables = load_file(path)
+    # Rows follow their automaton on the host, where the ids are.
+    return tables["allowed"].to(device), tables["following"]
+
+
+class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Draws for the requests whose ``extra_args`` say how, and leaves others as they are."""
+
+    def __init__(self, vllm_config: object, device: torch.device, is_pin_memory: bool) -> None:
+        self._rows: dict[int, _Row] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        process_dict_updates(self._rows, batch_update, _row)
+
+    def apply(self, logits: Float[Tensor, "rows size"]) -> Float[Tensor, "rows size"]:
+        groups: defaultdict[Rule, list[tuple[int, _Row]]] = defaultdict(list)
+        for place, row in self._rows.items():
+            groups[row.rule].append((place, row))
+        for rule, members in groups.items():
+            allowed, following = _tables(rule.automaton, logits.device)
+            rows = [row for _, row in members]
+            _follow(rows, following)
+            places, states, seeds, positions = torch.tensor(
+                [(place, row.state, row.seed, row.read) for place, row in members], device=logits.device
+            ).T
+            log_probs = warped(logits[places].float(), allowed[states], Warp(*rule.warp))
+            if rule.draws:
+                ids = inverse_cumulative(log_probs, uniform(seeds, positions))[:, None]
+                drawn = torch.full_like(log_probs, -torch.inf)
+                log_probs = drawn.scatter(1, ids, log_probs.gather(1, ids))
+            logits[places] = log_probs.to(logits.dtype)
+        return logits
+
+
+def _follow(rows: Sequence[_Row], following: Int64[Tensor, "states size"]) -> None:
+    """Bring each row's state up to the ids that it has now."""
+    while behind := [row for row in rows if row.read < len(row.ids)]:
+        states, ids = torch.tensor([(row.state, row.ids[row.read]) for row in behind]).T
+        for row, state in zip(behind, following[states, ids].tolist(), strict=True):
+            row.state = state
+            row.read += 1
