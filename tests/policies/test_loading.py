@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from rftt import (
     FunctionalTokens,
     Grammar,
     PromptedPolicy,
+    ServerSampler,
     add_rows,
     load_model,
     load_policy,
@@ -52,6 +55,48 @@ def test_any_model_can_be_prompted(tmp_path: Path) -> None:
     assert (policy.sampler.warp.temperature, policy.sampler.warp.top_p) == (0.5, 0.9)
     with pytest.raises(ValueError, match="pass prompted=True"):
         load_policy(tmp_path, functions=["next_step"])
+
+
+def test_a_server_is_asked_by_its_name_for_the_model(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    policy = load_policy(
+        "tiny", backend="server", prompted=True, url="http://nowhere/v1", tokenizer=tmp_path,
+        temperature=0.5, retries=2,
+    )  # fmt: skip
+    assert isinstance(policy, PromptedPolicy)
+    sampler = policy.sampler
+    assert isinstance(sampler, ServerSampler)
+    assert (sampler.url, sampler.model, sampler.retries) == ("http://nowhere/v1", "tiny", 2)
+    assert (sampler.warp.temperature, sampler.vocabulary) == (0.5, len(tokenizer()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "sglang"}, "backend must be one of transformers, vllm, server, not 'sglang'"),
+        ({"backend": "server"}, "cannot keep to a grammar of functional tokens: pass prompted=True"),
+        ({"backend": "server", "prompted": True, "url": "http://nowhere/v1"}, "needs url=.*tokenizer="),
+        ({"backend": "vllm", "device": "cpu"}, "device is for the backend transformers: vllm chooses"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_said(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_policy("tiny", **settings)
+
+
+def test_the_tokens_are_looked_for_before_an_engine_starts(tmp_path: Path) -> None:
+    _save_plain(tmp_path)
+    with pytest.raises(ValueError, match=r"no token for <clarify>.*add them.*prompted=True"):
+        load_policy(tmp_path, backend="vllm")
+    with pytest.raises(FileNotFoundError, match=r"model folder .*nowhere does not exist"):
+        load_policy(tmp_path / "nowhere", backend="vllm")
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_it_is_said_how_to_install_it(tmp_path: Path) -> None:
+    _save_plain(tmp_path)
+    with pytest.raises(ImportError, match=r"pip install 'rftt\[vllm\]'"):
+        load_policy(tmp_path, backend="vllm", prompted=True)
 
 
 def _prior(

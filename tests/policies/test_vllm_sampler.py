@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from rftt import (
     TransformersSampler,
     VLLMSampler,
     add_rows,
+    load_policy,
     run_search,
     stream_search,
 )
@@ -49,6 +51,9 @@ pytestmark = [
     ),
 ]
 
+SETTINGS: dict[str, Any] = {
+    "enforce_eager": True, "max_model_len": 512, "block_size": 32, "kv_cache_memory_bytes": 1 << 25,
+}  # fmt: skip
 PADDING = 5
 """Rows of the model beyond the tokenizer's ids."""
 PROBLEMS = [Problem("a", "12+34", "46"), Problem("b", "7*3", "21"), Problem("c", "5-3*2", "-1")]
@@ -89,8 +94,7 @@ _engines: list[VLLMSampler] = []
 
 
 def _start(model: PreTrainedModel, words: PreTrainedTokenizerBase, **settings: Any) -> VLLMSampler:
-    fast = {"max_model_len": 512, "block_size": 32, "kv_cache_memory_bytes": 1 << 25}
-    _engines.append(VLLMSampler(model, words, dtype="float32", enforce_eager=True, **fast | settings))
+    _engines.append(VLLMSampler(model, words, dtype=torch.float32, **SETTINGS | settings))
     return _engines[-1]
 
 
@@ -272,6 +276,34 @@ def test_the_weights_of_an_adapter_are_merged() -> None:
     assert not torch.allclose(before, after, atol=1e-2)
     other.model = tuned
     _assert_same_priors(other)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_one_door_leads_to_vllm(pair: Pair, tmp_path: Path, adapter: bool) -> None:
+    """A folder goes to vLLM as it is, an adapter is merged first."""
+    pair.model.save_pretrained(tmp_path / "model")
+    pair.words.save_pretrained(tmp_path / "model")
+    folder, model = tmp_path / "model", pair.model
+    if adapter:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+        )
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        tuned, folder = get_peft_model(base, config), tmp_path / "adapter"
+        tuned.save_pretrained(folder)
+        pair.words.save_pretrained(folder)
+        model = tuned.merge_and_unload()
+    policy = load_policy(folder, backend="vllm", temperature=0.5, **SETTINGS)
+    assert isinstance(policy, FunctionalPolicy)
+    assert isinstance(policy.sampler, VLLMSampler)
+    _engines.append(policy.sampler)
+    assert policy.sampler.warp.temperature == 0.5
+    there = TransformersSampler(model, pair.words)
+    (mine,) = policy.prior([State(PROBLEMS[0])])
+    (theirs,) = FunctionalPolicy(there, pair.words, pair.tokens).prior([State(PROBLEMS[0])])
+    assert mine == pytest.approx(theirs, abs=1e-4)
 
 
 def test_a_missing_output_matrix_is_named(pair: Pair) -> None:

@@ -114,8 +114,9 @@ class VLLMSampler(Sampler):
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its prefix cache: its requests are still under way")
 
-    def update(self, model: PreTrainedModel) -> None:
-        """Take on the weights that a model has now. One with an adapter is copied and merged."""
+    def update(self, model: torch.nn.Module) -> None:
+        """Take on the weights that a transformers model has now; one with an adapter of PEFT is copied
+        and merged."""
         self.load_weights(vllm_weights.named_weights(model).items())
 
     def sleep(self, level: int = 1) -> None:
@@ -200,7 +201,7 @@ class VLLMSampler(Sampler):
         path = Path(self._folder.name) / f"{digest.hexdigest()}.safetensors"
         if not path.exists():
             save_file(tables, path)
-        return self._sent.setdefault(automaton, _Sent(str(path), *tables.values()))
+        return self._sent.setdefault(automaton, _Sent(str(path), tables["allowed"], tables["following"]))
 
 
 class _Requests(SampleStream):

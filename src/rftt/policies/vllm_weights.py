@@ -46,12 +46,13 @@ def reload(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
         engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
 
-def named_weights(model: Any) -> Mapping[str, Tensor]:
-    """A transformers model's weights under the names of its checkpoint, tied ones too; those of an
-    adapter merged into its base, for which the model is copied."""
+def named_weights(model: torch.nn.Module) -> Mapping[str, Tensor]:
+    """A transformers model's weights under the names of its checkpoint, tied ones too; an adapter's
+    merged into those of its base, for which the model is copied."""
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
-    assert isinstance(model, PreTrainedModel)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model: {type(model).__name__} is neither transformers' nor PEFT's")
     weights: Mapping[str, Tensor] = revert_weight_conversion(model, model.state_dict())
     return weights
 
