@@ -12,7 +12,7 @@ import torch
 from attrs import evolve
 from transformers import AutoModelForCausalLM
 
-from rftt import FunctionalPolicy, State, TransformersSampler, VLLMSampler, load_policy
+from rftt import FunctionalPolicy, Problem, State, TransformersSampler, VLLMSampler, load_policy
 from rftt.policies.distribution import Warp
 from tests.families import CONFIGS
 from tests.policies.vllm_pair import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import count
@@ -281,6 +282,7 @@ def _start(
         raise ValueError(f"VLLMSampler runs in vLLM's V1 model runner: set {_RUNNER}=0")
     from vllm import LLM
 
+    _answer_for_llvmlite()
     settings = {"scheduling_policy": "priority"} | dict(engine)
     with TemporaryDirectory(prefix="rftt-model-") as saved:
         if isinstance(model, PreTrainedModel):
@@ -297,3 +299,11 @@ def _start(
             logits_processors=["rftt.policies.vllm_processor:AutomatonProcessor"],
             **settings,
         )
+
+
+def _answer_for_llvmlite() -> None:
+    """vLLM 0.32, setting up for a CPU, reads ``__dict__`` of whatever loaded modules hold. llvmlite's
+    handle, there once numba is, takes every name for a function of LLVM's and hands out what is no
+    mapping; so it is given an answer."""
+    if (ffi := sys.modules.get("llvmlite.binding.ffi")) is not None:
+        ffi.lib._fntab.setdefault("__dict__", {})
