@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftt.policies.distribution import Warp, inverse_cumulative, warped
+from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
 from tests.chi_squared import assert_drawn_from
 
 
@@ -43,8 +43,9 @@ warps = st.builds(
 @given(logits_lists, warps)
 def test_probabilities_are_those_of_the_definition(logits: list[float], warp: Warp) -> None:
     row = torch.tensor([logits])
-    given_by = warped(row, torch.ones_like(row, dtype=torch.bool), warp)[0].exp().tolist()
-    assert given_by == pytest.approx(_by_definition(logits, warp), abs=1e-5)
+    for allowed in (torch.ones_like(row, dtype=torch.bool), None):
+        given_by = probabilities(row.clone(), allowed, warp)[0].tolist()
+        assert given_by == pytest.approx(_by_definition(logits, warp), abs=1e-5)
 
 
 @given(logits_lists, warps, st.data())
@@ -52,23 +53,23 @@ def test_what_is_not_allowed_has_no_part_in_it(
     logits: list[float], warp: Warp, data: st.DataObject
 ) -> None:
     allowed = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
-    row = warped(torch.tensor([logits]), torch.tensor([allowed]), warp)[0].exp().tolist()
+    row = probabilities(torch.tensor([logits]), torch.tensor([allowed]), warp)[0].tolist()
     alone = _by_definition([x for x, ok in zip(logits, allowed, strict=True) if ok], warp)
     assert [p for p, ok in zip(row, allowed, strict=True) if ok] == pytest.approx(alone, abs=1e-5)
     assert not any(p for p, ok in zip(row, allowed, strict=True) if not ok)
 
 
 def test_greedy_is_the_likeliest_that_is_allowed() -> None:
-    row = warped(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[False, True, True]]), Warp(0.0))
-    assert row[0].exp().tolist() == [0.0, 1.0, 0.0]
+    row = probabilities(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[False, True, True]]), Warp(0.0))
+    assert row[0].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_a_masked_id_is_never_drawn() -> None:
     torch.manual_seed(0)
     allowed = torch.arange(64) % 3 != 0
-    rows = warped(3 * torch.randn(1, 64), allowed[None], Warp()).expand(100_000, 64)
+    rows = probabilities(3 * torch.randn(1, 64), allowed[None], Warp()).expand(100_000, 64)
     drawn = inverse_cumulative(rows, torch.rand(100_000, dtype=torch.float64))
-    assert_drawn_from(rows[0].double().exp().tolist(), torch.bincount(drawn, minlength=64).tolist())
+    assert_drawn_from(rows[0].double().tolist(), torch.bincount(drawn, minlength=64).tolist())
 
 
 @given(
@@ -76,10 +77,11 @@ def test_a_masked_id_is_never_drawn() -> None:
     st.integers(0, 2**53 - 1),
 )
 def test_the_id_drawn_is_where_the_sum_passes_the_noise(weights: list[float], draw: int) -> None:
-    log_probs = torch.tensor([weights]).log().log_softmax(1)
+    row = torch.tensor([weights])
+    row /= row.sum()
     noise = draw / 2**53
-    (drawn,) = inverse_cumulative(log_probs, torch.tensor([noise], dtype=torch.float64)).tolist()
-    probs = [Fraction(p) for p in log_probs[0].exp().tolist()]
+    (drawn,) = inverse_cumulative(row, torch.tensor([noise], dtype=torch.float64)).tolist()
+    probs = [Fraction(p) for p in row[0].tolist()]
     assert probs[drawn] > 0
     below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
     mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from rftt import (
     FunctionalTokens,
@@ -143,3 +143,26 @@ def test_an_adapter_comes_back_in_another_process(tmp_path: Path, tied: bool) ->
     )
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(mine, abs=1e-5)
     assert _prior(tuned.unload(), words, tokens) != pytest.approx(mine, abs=1e-3)
+
+
+def test_an_adapter_of_rank_8_is_small(tmp_path: Path) -> None:
+    """Adapters on all linear layers and the rows of the functional tokens, of a model of SmolLM2-135M's
+    shape with this tokenizer's ids in it."""
+    words = tokenizer()
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=576, num_hidden_layers=30, intermediate_size=1536,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    tokens = FunctionalTokens.add(words, Grammar.default())
+    add_rows(model, words, tokens)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert size > 500e6
+    adapter = LoraConfig(
+        r=8, target_modules="all-linear", task_type="CAUSAL_LM",
+        trainable_token_indices=token_row_targets(model, tokens),
+    )  # fmt: skip
+    get_peft_model(model, adapter).save_pretrained(tmp_path, save_embedding_layers=False)
+    words.save_pretrained(tmp_path)
+    saved = sum(file.stat().st_size for file in tmp_path.rglob("*"))
+    assert 0.001 * size < saved < 0.03 * size

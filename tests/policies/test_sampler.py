@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 
 from rftt import TransformersSampler
 from rftt.policies.noise import uniform
@@ -170,8 +171,37 @@ def test_frequencies_match_the_distribution_and_masked_ids_never_come() -> None:
     assert_drawn_from(expected.tolist(), counts.tolist())
 
 
-def test_the_model_s_mode_is_left_as_it_was() -> None:
+def test_the_model_is_left_as_it_was() -> None:
     sampler = _sampler()
     sampler.model.train()
+    attention = sampler.model.config._attn_implementation
     sampler.sample(REQUESTS[:2], _automaton(sampler))
     assert sampler.model.training
+    assert sampler.model.config._attn_implementation == attention
+
+
+def test_a_model_with_an_adapter_is_sampled_with_it() -> None:
+    config = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    tuned = get_peft_model(tiny_model(), config).eval()
+    sampler = TransformersSampler(tuned, tokenizer())
+    for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
+        for place, (token, log_prob) in enumerate(zip(sample.ids, sample.log_probs, strict=True)):
+            plain = _plain_log_probs(sampler, request.prompt + sample.ids[:place])
+            assert abs(float(plain[token]) - log_prob) < 1e-4
+    with tuned.disable_adapter():
+        without = _plain_log_probs(sampler, (3, 4, 5))
+    assert (without - _plain_log_probs(sampler, (3, 4, 5))).abs().max() > 0.1
+
+
+def test_a_model_may_be_moved_to_another_type() -> None:
+    sampler = _sampler()
+    automaton = _automaton(sampler)
+    sampler.sample(REQUESTS, automaton)
+    read = sampler.prefilled
+    sampler.model.double()
+    sampler.sample(REQUESTS, automaton)
+    assert sampler.prefilled == 2 * read
+    (row,) = sampler.next_log_probs([(3, 4, 5)], [1], automaton)
+    torch.testing.assert_close(row.double(), _plain_log_probs(sampler, (3, 4, 5)), atol=1e-6, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from attrs import field, frozen, validators
@@ -32,30 +33,31 @@ class Warp:
         return self.temperature > 0 and self.top_p == 1 and self.min_p == 0
 
 
-def warped(
-    logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"], warp: Warp
+def probabilities(
+    logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"] | None, warp: Warp
 ) -> Float[Tensor, "rows size"]:
-    """Log-probabilities that an id is drawn; minus infinity where it never is."""
-    logits = logits.masked_fill(~allowed, -torch.inf)
+    """The probabilities that ids are drawn with; without ``allowed``, all are. ``logits`` is
+    overwritten: a large vocabulary takes longer to copy than to draw from."""
+    if allowed is not None:
+        logits = logits.masked_fill_(~allowed, -torch.inf)
     if warp.temperature == 0:
-        greedy = torch.full_like(logits, -torch.inf)
-        return greedy.scatter(1, logits.argmax(1, keepdim=True), 0.0)
+        return torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0)
     if warp.temperature != 1:
         logits = logits / warp.temperature
-    log_probs = logits.log_softmax(-1)
+    probs = logits.softmax(-1)
     if warp.is_whole:
-        return log_probs
-    probs = log_probs.exp()
+        return probs
     kept = probs >= warp.min_p * probs.amax(1, keepdim=True)
     if warp.top_p < 1:
         falling, order = probs.sort(1, descending=True)
         before = falling.cumsum(1) - falling
         kept &= torch.zeros_like(kept).scatter(1, order, before < warp.top_p)
-    return log_probs.masked_fill(~kept, -torch.inf).log_softmax(-1)
+    probs = probs.masked_fill(~kept, 0.0)
+    return probs / probs.sum(1, keepdim=True)
 
 
 def inverse_cumulative(
-    log_probs: Float[Tensor, "rows size"], noise: Float[Tensor, " rows"]
+    probs: Float[Tensor, "rows size"], noise: Float[Tensor, " rows"]
 ) -> Int64[Tensor, " rows"]:
     """The id at which the cumulative distribution passes the noise, a number in [0, 1) for each row. An
     id of probability 0 is never drawn.
@@ -63,13 +65,20 @@ def inverse_cumulative(
     The sum is taken in blocks first, and then within one block: over a whole vocabulary in double
     precision it would take a good part of the time of a small model's forward pass.
     """
-    rows, size = log_probs.shape
-    width = math.isqrt(size - 1) + 1
-    blocks = torch.nn.functional.pad(log_probs.exp(), (0, -size % width)).view(rows, -1, width)
+    rows, size = probs.shape
+    width = _block_width(size)
+    blocks = torch.nn.functional.pad(probs, (0, -size % width)).view(rows, -1, width)
     mass = blocks.sum(2, dtype=torch.float64)
     block, left = _passes(mass, noise.double() * mass.sum(1))
     place, _ = _passes(blocks[torch.arange(rows, device=block.device), block].double(), left)
     return block * width + place
+
+
+@lru_cache
+def _block_width(size: int) -> int:
+    """About the square root; a divisor, if there is one near, spares the copy that padding makes."""
+    root = math.isqrt(size - 1) + 1
+    return next((width for width in range(root, 2 * root) if size % width == 0), root)
 
 
 def _passes(

@@ -6,8 +6,11 @@ leave it without a copy of the whole. Here each row starts at column 0 and has a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any, Final
 
+import numpy
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -15,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 _ROOM: Final = 64
-"""Columns are added in multiples of this."""
+"""Fewest columns that are added."""
 
 
 class KVSlots:
@@ -47,25 +50,35 @@ class KVSlots:
         held_rows, _, _, held_columns, _ = self.store.shape
         if rows <= held_rows and columns < held_columns:
             return
-        rows = max(rows, held_rows)
-        columns = (columns // _ROOM + 1) * _ROOM if columns >= held_columns else held_columns
-        # Zeros, not `empty`: a masked value is still multiplied by 0, and 0 * nan is nan.
-        grown = torch.zeros(
-            rows, 2 * self.layers, self.heads, columns, self.dimensions,
-            dtype=self.model.dtype, device=self.model.device,
-        )  # fmt: skip
+        # More than is asked for now, since each time all that is held is copied.
+        rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
+        columns = held_columns if columns < held_columns else columns + max(_ROOM, columns // 4)
+        shape = (rows, 2 * self.layers, self.heads, columns, self.dimensions)
+        grown = _zeros(shape, self.model.dtype, self.model.device)
         grown[:held_rows, :, :, :held_columns] = self.store
         self.store = grown
 
     def write(
-        self, row: int, start: int, tokens: Float[Tensor, "tokens sides heads dimensions"]
+        self,
+        rows: Sequence[int],
+        columns: Sequence[int],
+        tokens: Float[Tensor, "tokens sides heads dimensions"],
     ) -> None:
-        """Put tokens that were read before into a row."""
-        self.store[row, :, :, start : start + len(tokens)] = tokens.permute(1, 2, 0, 3)
+        """Put each token that was read before into a row and column."""
+        places = torch.tensor([rows, columns], dtype=torch.int64, device=self.store.device)
+        self.store[places[0], :, :, places[1]] = tokens
 
-    def read(self, row: int, start: int, end: int) -> Float[Tensor, "tokens sides heads dimensions"]:
-        """Tokens ``start`` to ``end`` of a row."""
-        return self.store[row, :, :, start:end].permute(2, 0, 1, 3)
+    def read(
+        self, rows: Sequence[int], columns: Sequence[int]
+    ) -> Float[Tensor, "tokens sides heads dimensions"]:
+        """The tokens in these rows and columns."""
+        places = torch.tensor([rows, columns], dtype=torch.int64, device=self.store.device)
+        return self.store[places[0], :, :, places[1]]
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], start: int, end: int) -> None:
+        """Copy some columns of some rows over those of others."""
+        from_, to = torch.tensor([sources, targets], device=self.store.device)
+        self.store[to, :, :, start:end] = self.store[from_, :, :, start:end]
 
     def forward(
         self,
@@ -119,6 +132,16 @@ class KVSlots:
     def _additive(self, seen: Bool[Tensor, "rows new width"]) -> Float[Tensor, "rows 1 new width"]:
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
         return mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)[:, None]
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Not `empty`: a masked value is still multiplied by 0, and 0 * nan is nan. numpy's zeros take no
+    time and no memory until they are written to; torch writes to its own at once."""
+    if device.type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    return (
+        torch.from_numpy(numpy.zeros(prod(shape) * dtype.itemsize, numpy.uint8)).view(dtype).view(*shape)
+    )
 
 
 class _SlotLayer(DynamicLayer):

@@ -9,10 +9,10 @@ from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
-from rftt.policies.distribution import Warp, inverse_cumulative, warped
+from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.noise import uniform
-from rftt.policies.prefill import read_prompts
+from rftt.policies.prefill import read_prompts, shared
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import END, TokenAutomaton
@@ -34,36 +34,35 @@ class _Row:
 
 
 class Lane:
-    """At most ``capacity`` rows; row ``i`` of each tensor is row ``i`` of the slots."""
+    """Row ``i`` of each tensor is row ``i`` of the slots."""
 
-    def __init__(
-        self,
-        slots: KVSlots,
-        pool: PrefixPool,
-        automaton: TokenAutomaton,
-        warp: Warp,
-        capacity: int,
-    ) -> None:
-        self.capacity = capacity
+    def __init__(self, slots: KVSlots, pool: PrefixPool, automaton: TokenAutomaton, warp: Warp) -> None:
         self._slots = slots
         self._pool = pool
         self._automaton = automaton
+        self._all_allowed = bool(automaton.allowed.all())
         self._warp = warp
         self._rows: list[_Row] = []
+        self._held: dict[int, tuple[int, ...]] = {}
+        """What rows that are not in use still begin with."""
         # Per row: the automaton's state, seed, most ids, ids drawn, length with the prompt.
-        self._columns = torch.zeros(5, capacity, dtype=torch.int64, device=slots.model.device)
-        self._states, self._seeds, self._limits, self._drawn, self._lengths = self._columns
-        self._ids = torch.zeros(capacity, 0, dtype=torch.int64, device=slots.model.device)
-        self._log_probs = torch.zeros(capacity, 0, device=slots.model.device)
+        self._columns = torch.zeros(5, 0, dtype=torch.int64, device=slots.model.device)
+        self._ids = torch.zeros(0, 0, dtype=torch.int64, device=slots.model.device)
+        self._log_probs = torch.zeros(0, 0, device=slots.model.device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def admit(self, requests: Sequence[Keyed]) -> None:
         """Read the prompts and draw the first id of each."""
-        self._widen(max(keyed.request.max_tokens for keyed in requests))
+        first = len(self)
+        width = max(self._ids.shape[1], max(keyed.request.max_tokens for keyed in requests))
+        more = (0, width - self._ids.shape[1], 0, len(requests))
+        self._ids = torch.nn.functional.pad(self._ids, more)
+        self._log_probs = torch.nn.functional.pad(self._log_probs, more)
+        self._columns = torch.nn.functional.pad(self._columns, (0, len(requests)))
         prompts = [keyed.request.prompt for keyed in requests]
-        for read in read_prompts(prompts, self._slots, self._pool, len(self)):
+        for read in read_prompts(prompts, self._slots, self._pool, first, self._held):
             chosen = [requests[number] for number in read.numbers]
             rows = slice(read.first_row, read.first_row + len(chosen))
             self._rows += map(_Row, chosen, read.keys)
@@ -76,82 +75,70 @@ class Lane:
 
     def decode(self) -> None:
         """Draw one more id for each row."""
-        rows = slice(0, len(self))
-        lengths = self._lengths[rows]
+        *_, drawn, lengths = self._columns
         self._slots.make_room(len(self), int(lengths.max()) + 1)
-        last = self._ids[rows].gather(1, self._drawn[rows, None] - 1)
+        last = self._ids.gather(1, drawn[:, None] - 1)
         logits = self._slots.forward(0, lengths, last, torch.ones_like(lengths))
         lengths += 1
-        self._draw(rows, logits)
+        self._draw(slice(0, len(self)), logits)
 
     def retire(self) -> list[tuple[int, Sample]]:
         """Take finished rows out, and fill their places with the last ones."""
-        alive = len(self)
-        over = (self._states[:alive] == END) | (self._drawn[:alive] >= self._limits[:alive])
-        finished = over.nonzero()[:, 0]
+        states, _, limits, drawn, _ = self._columns
+        finished = ((states == END) | (drawn >= limits)).nonzero()[:, 0]
         if not len(finished):
             return []
+        counts = drawn[finished].tolist()
+        samples = [
+            Sample(tuple(ids[:count]), tuple(log_probs[:count]))
+            for ids, log_probs, count in zip(
+                self._ids[finished].tolist(), self._log_probs[finished].tolist(), counts, strict=True
+            )
+        ]
         places = finished.tolist()
-        done = []
-        for place, ids, log_probs, count in zip(
-            places,
-            self._ids[finished].tolist(),
-            self._log_probs[finished].tolist(),
-            self._drawn[finished].tolist(),
-            strict=True,
-        ):
-            row = self._rows[place]
-            done.append((row.keyed.key, Sample(tuple(ids[:count]), tuple(log_probs[:count]))))
+        gone = [self._rows[place] for place in places]
+        self._pool.insert(
             # The last id was drawn but never read.
-            start = len(row.keyed.request.prompt)
-            read = self._slots.read(place, start, start + count - 1)
-            self._pool.insert(row.prefix, ids[: count - 1], read)
+            [(row.prefix, sample.ids[:-1]) for row, sample in zip(gone, samples, strict=True)],
+            lambda numbers, offsets: self._slots.read(
+                [places[number] for number in numbers],
+                [
+                    len(gone[number].keyed.request.prompt) + offset
+                    for number, offset in zip(numbers, offsets, strict=True)
+                ],
+            ),
+        )
         self._close_gaps(places)
-        return done
-
-    def absorb(self, other: Lane) -> None:
-        """Take over all rows of another lane, for which there must be room."""
-        if not len(other):
-            return
-        here, there = slice(len(self), len(self) + len(other)), slice(0, len(other))
-        self._widen(other._ids.shape[1])
-        width = other._ids.shape[1]
-        self._ids[here, :width] = other._ids[there]
-        self._log_probs[here, :width] = other._log_probs[there]
-        self._columns[:, here] = other._columns[:, there]
-        length = int(other._lengths[there].max())
-        self._slots.make_room(here.stop, length)
-        self._slots.store[here, :, :, :length] = other._slots.store[there, :, :, :length]
-        self._rows += other._rows
-        other._rows.clear()
-
-    def _widen(self, tokens: int) -> None:
-        if (more := tokens - self._ids.shape[1]) > 0:
-            self._ids = torch.nn.functional.pad(self._ids, (0, more))
-            self._log_probs = torch.nn.functional.pad(self._log_probs, (0, more))
+        return [(row.keyed.key, sample) for row, sample in zip(gone, samples, strict=True)]
 
     def _draw(self, rows: slice, logits: Float[Tensor, "rows size"]) -> None:
         """Draw one id for each row and take note of it."""
-        states, drawn = self._states[rows], self._drawn[rows]
-        log_probs = warped(logits.float(), self._automaton.allowed[states], self._warp)
-        ids = inverse_cumulative(log_probs, uniform(self._seeds[rows], drawn))
-        self._ids[rows].scatter_(1, drawn[:, None], ids[:, None])
-        self._log_probs[rows].scatter_(1, drawn[:, None], log_probs.gather(1, ids[:, None]))
-        states.copy_(self._automaton.following[states, ids])
+        states, seeds, _, drawn, _ = self._columns[:, rows]
+        allowed = None if self._all_allowed else self._automaton.allowed[states]
+        probs = probabilities(logits.float(), allowed, self._warp)
+        ids = inverse_cumulative(probs, uniform(seeds, drawn))[:, None]
+        self._ids[rows].scatter_(1, drawn[:, None], ids)
+        self._log_probs[rows].scatter_(1, drawn[:, None], probs.gather(1, ids).log())
+        states.copy_(self._automaton.following[states, ids[:, 0]])
         drawn += 1
 
-    def _close_gaps(self, places: list[int]) -> None:
+    def _close_gaps(self, places: Sequence[int]) -> None:
         remaining = len(self) - len(places)
         gone = set(places)
         targets = [place for place in places if place < remaining]
         sources = [place for place in range(remaining, len(self)) if place not in gone]
-        if targets:
-            from_, to = (torch.tensor(p, device=self._slots.model.device) for p in (sources, targets))
-            width = int(self._lengths[from_].max())
-            self._slots.store[to, :, :, :width] = self._slots.store[from_, :, :, :width]
-            for tensor in (self._ids, self._log_probs):
-                tensor[to] = tensor[from_]
-            self._columns[:, to] = self._columns[:, from_]
-            for source, target in zip(sources, targets, strict=True):
-                self._rows[target] = self._rows[source]
-        del self._rows[remaining:]
+        order = list(range(remaining))
+        for source, target in zip(sources, targets, strict=True):
+            order[target] = source
+        if sources:
+            # What both begin with need not be copied: all prompts may begin with the same examples.
+            prompts = [row.keyed.request.prompt for row in self._rows]
+            pairs = zip(sources, targets, strict=True)
+            start = min(shared(prompts[source], prompts[target]) for source, target in pairs)
+            self._slots.move(sources, targets, start, int(self._columns[-1, sources].max()))
+        for place in range(remaining, len(self)):
+            self._held[place] = self._rows[place].keyed.request.prompt
+        self._rows = [self._rows[place] for place in order]
+        self._columns = self._columns[:, order]
+        self._ids = self._ids[order]
+        self._log_probs = self._log_probs[order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -15,6 +15,10 @@ from rftt.policies.prefix_pool import PrefixPool, longer
 
 _PLACES_AT_ONCE: Final = 8192
 """Most ids, padding included, that are read in one forward pass."""
+_PADDING: Final = 32
+"""About as many ids as cost what another forward pass does."""
+_COPIED_AT_ONCE: Final = 1024
+"""Tokens; what lies between stays in the processor's cache."""
 
 
 @frozen
@@ -37,16 +41,19 @@ class Read:
     keys: tuple[int, ...]
     """In the pool, of each whole prompt."""
     logits: Float[Tensor, "rows size"]
-    tokens: int
-    """How many ids were computed."""
 
 
 def read_prompts(
-    prompts: Sequence[tuple[int, ...]], slots: KVSlots, pool: PrefixPool, first_row: int
+    prompts: Sequence[tuple[int, ...]],
+    slots: KVSlots,
+    pool: PrefixPool,
+    first_row: int,
+    held: Mapping[int, tuple[int, ...]],
 ) -> Iterator[Read]:
     """Put each prompt into a row of its own, and give the logits of what comes next.
 
-    What the pool knows is copied. The rest is read in parts of like length, and goes into the pool.
+    What the pool knows is copied, but for what a row still holds: ``held`` says what rows begin with.
+    The rest is read in parts of like length, and goes into the pool.
     A beginning that several prompts share is read once: the others wait for it.
 
     Raises ``ValueError`` if a prompt is empty.
@@ -57,10 +64,15 @@ def read_prompts(
     slots.make_room(first_row + len(prompts), max(map(len, prompts)))
     waiting = list(range(len(prompts)))
     while waiting:
-        wave, waiting = _wave(prompts, waiting, slots, pool, first_row)
+        wave, waiting = _wave(prompts, waiting, slots, pool, first_row, held)
         first_row += len(wave)
         for part in _parts(wave, prompts):
             yield _read(part, prompts, slots, pool)
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences have in common before they part."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _wave(
@@ -69,6 +81,7 @@ def _wave(
     slots: KVSlots,
     pool: PrefixPool,
     first_row: int,
+    held: Mapping[int, tuple[int, ...]],
 ) -> tuple[list[_Unread], list[int]]:
     """Prompts to read now, shortest unread part first, and those that wait for what these share with
     them. The last id is always read: its logits are wanted."""
@@ -86,21 +99,32 @@ def _wave(
             matches.append((unread, number, places, key))
     matches.sort(key=lambda match: match[:2])
     wave = []
+    known: list[int] = []
+    rows: list[int] = []
+    columns: list[int] = []
     for row, (_, number, places, key) in enumerate(matches, start=first_row):
-        if places:
-            slots.write(row, 0, pool.gather(places))
         wave.append(_Unread(number, row, len(places), key))
+        there = min(shared(held.get(row, ()), prompts[number]), len(places))
+        known += places[there:]
+        rows += [row] * (len(places) - there)
+        columns += range(there, len(places))
+    for start in range(0, len(known), _COPIED_AT_ONCE):
+        part = slice(start, start + _COPIED_AT_ONCE)
+        slots.write(rows[part], columns[part], pool.gather(known[part]))
     return wave, later
 
 
 def _parts(wave: Sequence[_Unread], prompts: Sequence[tuple[int, ...]]) -> Iterator[list[_Unread]]:
     part: list[_Unread] = []
+    shorter = 0
     for item in wave:
         unread = len(prompts[item.number]) - item.known
-        if part and (len(part) + 1) * unread > _PLACES_AT_ONCE:
+        padding = len(part) * (unread - shorter)
+        if padding > _PADDING or ((len(part) + 1) * unread > _PLACES_AT_ONCE and part):
             yield part
             part = []
         part.append(item)
+        shorter = unread
     yield part
 
 
@@ -113,9 +137,13 @@ def _read(
     lengths = torch.tensor([len(u) for u in unread], device=slots.model.device)
     starts = torch.tensor([item.known for item in part], device=slots.model.device)
     logits = slots.forward(part[0].row, starts, ids, lengths)
-    keys = [
-        pool.insert(item.key, u, slots.read(item.row, item.known, item.known + len(u)))
-        for item, u in zip(part, unread, strict=True)
-    ]
+    pool.missed += sum(map(len, unread))
+    keys = pool.insert(
+        [(item.key, u) for item, u in zip(part, unread, strict=True)],
+        lambda numbers, offsets: slots.read(
+            [part[number].row for number in numbers],
+            [part[number].known + offset for number, offset in zip(numbers, offsets, strict=True)],
+        ),
+    )
     numbers = tuple(item.number for item in part)
-    return Read(numbers, part[0].row, tuple(keys), logits, sum(map(len, unread)))
+    return Read(numbers, part[0].row, tuple(keys), logits)

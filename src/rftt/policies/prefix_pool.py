@@ -7,7 +7,7 @@ way first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ class PrefixPool:
         self._place: dict[int, int] = {}
         self._key: list[int | None] = [None] * capacity
         self._next = 0
+        self.missed = 0
+        """How many ids had to be read so far because they were not here."""
 
     def clear(self) -> None:
         """Forget everything; the memory stays taken."""
@@ -59,22 +61,37 @@ class PrefixPool:
         return self._store[torch.tensor(places, dtype=torch.int64, device=self._store.device)]
 
     def insert(
-        self, key: int, ids: Sequence[int], tokens: Float[Tensor, "tokens sides heads dimensions"]
-    ) -> int:
-        """Keep the tokens ``ids`` that follow the prefix with ``key``; the key of the longest prefix."""
-        new: list[int] = []
+        self,
+        prefixes: Sequence[tuple[int, Sequence[int]]],
+        read: Callable[[list[int], list[int]], Float[Tensor, "tokens sides heads dimensions"]],
+    ) -> list[int]:
+        """Keep tokens that follow what was kept.
+
+        Args:
+            prefixes: keys, and the ids that come after what they stand for.
+            read: gives the tokens that are to be kept, from which of ``prefixes`` each is and how many
+                ids come before it there.
+
+        Returns the key of each whole prefix.
+        """
+        keys: list[int] = []
+        numbers: list[int] = []
+        offsets: list[int] = []
         places: list[int] = []
-        for offset, token in enumerate(ids):
-            key = longer(key, token)
-            if key not in self._place and len(new) < len(self._key):
-                new.append(offset)
-                places.append(self._take(key))
-        if new:
-            self._grow(max(places) + 1, tokens)
-            device = self._store.device
-            chosen = tokens if len(new) == len(ids) else tokens[torch.tensor(new, device=device)]
-            self._store[torch.tensor(places, device=device)] = chosen
-        return key
+        for number, (key, ids) in enumerate(prefixes):
+            for offset, token in enumerate(ids):
+                key = longer(key, token)
+                if key not in self._place and len(places) < len(self._key):
+                    numbers.append(number)
+                    offsets.append(offset)
+                    places.append(self._take(key))
+            keys.append(key)
+        if places:
+            tokens = read(numbers, offsets)
+            if not len(self._store):
+                self._store = tokens.new_empty(len(self._key), *tokens.shape[1:])
+            self._store[torch.tensor(places, device=self._store.device)] = tokens
+        return keys
 
     def _take(self, key: int) -> int:
         """A place for a key: the next in the ring, whoever held it."""
@@ -85,11 +102,3 @@ class PrefixPool:
         self._key[place] = key
         self._place[key] = place
         return place
-
-    def _grow(self, size: int, like: Tensor) -> None:
-        """Memory is taken as it is needed, doubling."""
-        held = len(self._store)
-        if size > held:
-            store = like.new_empty(min(len(self._key), max(size, 2 * held)), *self._store.shape[1:])
-            store[:held] = self._store
-            self._store = store

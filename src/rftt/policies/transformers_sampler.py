@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Final
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.policies.attention import evaluating
 from rftt.policies.distribution import Warp
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.prefill import read_prompts
 from rftt.policies.prefix_pool import PrefixPool
-from rftt.policies.running_batch import RunningBatch, evaluating
+from rftt.policies.running_batch import RunningBatch
 from rftt.policies.sampler import Sampler, SampleStream
 from rftt.tokens.automaton import TokenAutomaton
 
-_ROWS_IN_A_LANE: Final = 256
-"""A small model is bound by its attention from about here; a large one has smaller batches."""
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class TransformersSampler(Sampler):
@@ -35,7 +36,8 @@ class TransformersSampler(Sampler):
     ``load_state_dict``; call :meth:`forget` after changing weights in another way.
 
     Args:
-        model: a causal language model; it is used as it is, so it may be in training.
+        model: a causal language model, with an adapter or without; it is used as it is, so it may be in
+            training.
         tokenizer: its tokenizer.
         temperature, top_p, min_p: as in :class:`~rftt.policies.distribution.Warp`.
         batch_size: most requests in the running batch.
@@ -44,7 +46,7 @@ class TransformersSampler(Sampler):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         temperature: float = 1.0,
@@ -55,18 +57,22 @@ class TransformersSampler(Sampler):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-        self.model = model
+        # An adapter passes on what it lacks.
+        self.model = cast(PreTrainedModel, model)
         self.tokenizer = tokenizer
         self.warp = Warp(temperature, top_p, min_p)
         self.batch_size = batch_size
         self.prefix_bytes = prefix_bytes
         self.vocabulary = len(tokenizer)
-        self._slots: list[KVSlots] = []
-        # Apart from the lanes': a stream may be under way.
-        self._prior_slots = KVSlots(model)
-        kept = prefix_bytes // (prod(self._prior_slots.token_shape) * model.dtype.itemsize)
-        self._pool = PrefixPool(kept, self._prior_slots.token_shape)
+        self._prefilled = 0
         self._read_with: object = None
+        self._take_memory()
+
+    @property
+    def prefilled(self) -> int:
+        """How many ids of prompts the model has read so far; those that the store of prefixes held are
+        not among them."""
+        return self._prefilled + self._pool.missed
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -76,13 +82,13 @@ class TransformersSampler(Sampler):
         """As in :class:`Sampler`. The memory is the sampler's: a new stream ends the one before."""
         automaton = automaton.to(self.model.device)
         pool = self._prefixes()
-        starts = range(0, self.batch_size, _ROWS_IN_A_LANE)
-        self._slots += [KVSlots(self.model) for _ in starts[len(self._slots) :]]
-        lanes = [
-            Lane(slots, pool, automaton, self.warp, min(_ROWS_IN_A_LANE, self.batch_size - start))
-            for slots, start in zip(self._slots, starts, strict=True)
-        ]
-        return RunningBatch(self.model, lanes)
+
+        def lane(size: int) -> Lane:
+            if size not in self._slots:
+                self._slots[size] = KVSlots(self.model)
+            return Lane(self._slots[size], pool, automaton, self.warp)
+
+        return RunningBatch(self.model, lane, self.batch_size)
 
     @torch.no_grad()
     def next_log_probs(
@@ -94,7 +100,7 @@ class TransformersSampler(Sampler):
         with evaluating(self.model):
             for start in range(0, len(prompts), self.batch_size):
                 part = prompts[start : start + self.batch_size]
-                for read in read_prompts(part, slots, pool, 0):
+                for read in read_prompts(part, slots, pool, 0, {}):
                     chosen = [start + number for number in read.numbers]
                     logits = read.logits.float().masked_fill(~allowed[chosen], -torch.inf)
                     rows[chosen] = logits.log_softmax(-1).cpu()
@@ -105,8 +111,21 @@ class TransformersSampler(Sampler):
         self._pool.clear()
 
     def _prefixes(self) -> PrefixPool:
+        if self._place != (self.model.device, self.model.dtype):
+            self._prefilled += self._pool.missed
+            self._take_memory()
         weights = [(id(p), p._version) for p in self.model.parameters()]
         if weights != self._read_with:
             self._read_with = weights
             self.forget()
         return self._pool
+
+    def _take_memory(self) -> None:
+        """Memory where the model is, and of its type."""
+        self._place = self.model.device, self.model.dtype
+        self._slots: dict[int, KVSlots] = {}
+        # Apart from the lanes': a stream may be under way.
+        self._prior_slots = KVSlots(self.model)
+        shape = self._prior_slots.token_shape
+        kept = self.prefix_bytes // (prod(shape) * self.model.dtype.itemsize)
+        self._pool = PrefixPool(kept, shape)

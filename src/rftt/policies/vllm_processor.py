@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from attrs import define, field, frozen
+from attrs.converters import optional
 from jaxtyping import Bool, Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, process_dict_updates
 
-from rftt.policies.distribution import Warp, inverse_cumulative, warped
+from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
 from rftt.policies.noise import uniform
 
 
@@ -33,13 +34,12 @@ class Rule:
 
     Attributes:
         automaton: path of a file with the tables ``allowed`` and ``following``.
-        warp: temperature, top-p and min-p.
-        draws: whether an id is drawn; otherwise the whole distribution is left for vLLM to report.
+        warp: temperature, top-p and min-p; if there is none, no id is drawn, and the whole distribution
+            is left for vLLM to report.
     """
 
     automaton: str
-    warp: tuple[float, float, float] = field(converter=tuple)
-    draws: bool
+    warp: tuple[float, float, float] | None = field(converter=optional(tuple))
 
 
 @define
@@ -90,11 +90,15 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
             places, states, seeds, positions = torch.tensor(
                 [(place, row.state, row.seed, row.read) for place, row in members], device=logits.device
             ).T
-            log_probs = warped(logits[places].float(), allowed[states], Warp(*rule.warp))
-            if rule.draws:
-                ids = inverse_cumulative(log_probs, uniform(seeds, positions))[:, None]
-                drawn = torch.full_like(log_probs, -torch.inf)
-                log_probs = drawn.scatter(1, ids, log_probs.gather(1, ids))
+            here, permitted = logits[places].float(), allowed[states]
+            if rule.warp is None:
+                log_probs = here.masked_fill(~permitted, -torch.inf).log_softmax(-1)
+            else:
+                probs = probabilities(here, permitted, Warp(*rule.warp))
+                ids = inverse_cumulative(probs, uniform(seeds, positions))[:, None]
+                log_probs = torch.full_like(probs, -torch.inf).scatter(
+                    1, ids, probs.gather(1, ids).log()
+                )
             logits[places] = log_probs.to(logits.dtype)
         return logits
 

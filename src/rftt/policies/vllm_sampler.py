@@ -14,7 +14,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
-from attrs import field, frozen
+from attrs import astuple, field, frozen
 from jaxtyping import Bool, Float, Int64
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,6 +56,7 @@ class VLLMSampler(Sampler):
             ``max_model_len``, ``dtype``, ``enforce_eager``, ``block_size``, ``max_num_seqs`` ...
 
     Attributes:
+        llm: the ``vllm.LLM`` that does the work.
         prefilled: how many ids of prompts the engine has computed so far; those that its prefix cache
             held are not among them.
 
@@ -77,8 +78,8 @@ class VLLMSampler(Sampler):
         self.vocabulary = len(tokenizer)
         self.prefilled = 0
         self._folder = TemporaryDirectory(prefix="rftt-vllm-")
-        self._llm = _start(model, tokenizer, Path(self._folder.name), engine)
-        self._engine = self._llm.llm_engine
+        self.llm = _start(model, tokenizer, Path(self._folder.name), engine)
+        self._engine = self.llm.llm_engine
         self.size = self._engine.model_config.get_vocab_size()
         self._sent: WeakKeyDictionary[TokenAutomaton, _Sent] = WeakKeyDictionary()
         self._names = count()
@@ -129,11 +130,11 @@ class VLLMSampler(Sampler):
         if self._engine.vllm_config.device_config.device_type == "cpu":
             raise NotImplementedError("vLLM has no sleep mode on a CPU")
         self._abort()
-        self._llm.sleep(level=level)
+        self.llm.sleep(level=level)
 
     def wake(self, tags: Collection[str] | None = None) -> None:
         """Undo :meth:`sleep`, as ``vllm.LLM.wake_up`` does."""
-        self._llm.wake_up(None if tags is None else list(tags))
+        self.llm.wake_up(None if tags is None else list(tags))
 
     def begin(
         self,
@@ -146,19 +147,15 @@ class VLLMSampler(Sampler):
         """Hand a request to the engine; the name it has there. Lower ``priority`` goes first.
 
         With ``report`` nothing is drawn, and that many of the likeliest ids are reported with their
-        log-probabilities under ``Warp()``.
+        log-probabilities, unwarped.
         """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         sent = self._sent.get(automaton) or self._send(automaton)
-        warp = self.warp if report is None else Warp()
-        rule = {
-            "automaton": sent.path,
-            "warp": [warp.temperature, warp.top_p, warp.min_p],
-            "draws": report is None,
-        }
+        warp = astuple(self.warp) if report is None else None
+        rule = {"automaton": sent.path, "warp": warp}
         params = SamplingParams(
             temperature=0.0,
             max_tokens=request.max_tokens,

@@ -1,0 +1,272 @@
+"""What each sampler makes of a search: python benchmarks/sampling.py --data PATH/asdiv.jsonl
+
+A search of 64 problems by prompts (MCTS, four simulations of a tree in a round) is run twice by each
+sampler that is installed: in rounds, and streaming. ``share_of_raw`` is the search's sampled tokens a
+second over the engine's own at the same batch: ``generate`` of transformers, or of vLLM with its prefix
+cache, given the search's prompts all at once and told to sample as many ids for each as the search
+did. With SmolLM2, transformers' ``generate`` is given one batch of those prompts, drawn at random.
+
+``prefill_ratio`` is the ids of prompts that were computed over the distinct tokens of the trees: each
+token counts once for all that begins with the same ids. ``prefill_over_needed`` is stricter: over the
+distinct tokens of prompts that no sample had read before. ``occupancy`` is the sampled tokens over what
+so many passes could have sampled with the batch full. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+
+import torch
+from attrs import define, field, frozen
+from machine import machine
+from search_schedule import nano, smollm2
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rftt import (
+    MCTS,
+    Budget,
+    MathVerifier,
+    Problem,
+    PromptedPolicy,
+    TransformersSampler,
+    VLLMSampler,
+    run_search,
+    stream_search,
+)
+from rftt.policies.prefix_pool import EMPTY, longer
+from rftt.policies.sampler import Sample, Sampler, SampleRequest, SampleStream
+from rftt.tokens.automaton import TokenAutomaton
+
+
+@frozen
+class Job:
+    """One model's search."""
+
+    policy: PromptedPolicy
+    problems: Sequence[Problem]
+    batch: int
+    max_tokens: int
+    rollouts: int
+    length: int
+    """Of the longest context."""
+
+    @property
+    def source(self) -> TransformersSampler:
+        assert isinstance(self.policy.sampler, TransformersSampler)
+        return self.policy.sampler
+
+
+@define
+class Log(SampleStream):
+    """A stream that takes note of what goes through it."""
+
+    stream: SampleStream
+    requests: dict[int, SampleRequest] = field(factory=dict)
+    done: list[tuple[SampleRequest, Sample]] = field(factory=list)
+
+    def add(self, key: int, request: SampleRequest) -> None:
+        self.requests[key] = request
+        self.stream.add(key, request)
+
+    def collect(self) -> list[tuple[int, Sample]]:
+        done = self.stream.collect()
+        self.done += [(self.requests.pop(key), sample) for key, sample in done]
+        return done
+
+
+class Logged(Sampler):
+    """A sampler whose streams are logged."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.warp, self.vocabulary, self.size = sampler.warp, sampler.vocabulary, sampler.size
+        self.logs: list[Log] = []
+
+    def stream(self, automaton: TokenAutomaton) -> SampleStream:
+        self.logs.append(Log(self.sampler.stream(automaton)))
+        return self.logs[-1]
+
+    def next_log_probs(
+        self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
+    ) -> torch.Tensor:
+        return self.sampler.next_log_probs(prompts, states, automaton)
+
+    @property
+    def done(self) -> list[tuple[SampleRequest, Sample]]:
+        return [pair for log in self.logs for pair in log.done]
+
+
+def search(job: Job, sampler: Sampler, engine: Callable[..., object], seed: int) -> tuple[Logged, float]:
+    """What was sampled, and the seconds it took."""
+    logged = Logged(sampler)
+    job.policy.sampler = logged
+    start = time.perf_counter()
+    engine(
+        job.problems, MCTS(exploration=2.0, width=2, parallel=4), job.policy, MathVerifier(),
+        budget=Budget(rollouts=job.rollouts), seed=seed, max_depth=15, max_tokens=job.max_tokens,
+    )  # fmt: skip
+    return logged, time.perf_counter() - start
+
+
+def distinct(done: Sequence[tuple[SampleRequest, Sample]]) -> tuple[int, int]:
+    """The distinct tokens of the trees; and of prompts, without those that were read as they were
+    sampled."""
+    prompted: set[int] = set()
+    sampled: set[int] = set()
+    last: set[int] = set()
+    for request, sample in done:
+        key = EMPTY
+        for token in request.prompt:
+            key = longer(key, token)
+            prompted.add(key)
+        for token in sample.ids[:-1]:
+            key = longer(key, token)
+            sampled.add(key)
+        last.add(longer(key, sample.ids[-1]))
+    return len(prompted | sampled | last), len(prompted - sampled)
+
+
+def figures(
+    job: Job,
+    sampler: TransformersSampler | VLLMSampler,
+    forget: Callable[[], object],
+    passes: Callable[[], int],
+    raw: Callable[[Sequence[tuple[SampleRequest, Sample]]], float],
+    seed: int,
+) -> dict[str, float]:
+    """Both engines with one sampler, and the sampler's engine alone."""
+    search(job, sampler, run_search, seed + 1)
+    found: dict[str, float] = {}
+    for name, engine in (("stream", stream_search), ("rounds", run_search)):
+        forget()
+        read, steps = sampler.prefilled, passes()
+        logged, seconds = search(job, sampler, engine, seed)
+        tokens = sum(len(sample.ids) for _, sample in logged.done)
+        found[f"tokens_per_s_{name}"] = round(tokens / seconds, 1)
+        found[f"occupancy_{name}"] = round(tokens / (passes() - steps) / job.batch, 3)
+        read = sampler.prefilled - read
+    forget()
+    raw_speed = raw(logged.done)
+    tree_tokens, needed = distinct(logged.done)
+    return found | {
+        "tokens": tokens,
+        "raw_tokens_per_s": round(raw_speed, 1),
+        "share_of_raw": round(found["tokens_per_s_rounds"] / raw_speed, 3),
+        "share_of_raw_stream": round(found["tokens_per_s_stream"] / raw_speed, 3),
+        "prefill_ratio": round(read / tree_tokens, 3),
+        "prefill_over_needed": round(read / needed, 3),
+    }
+
+
+def with_transformers(job: Job, chosen: argparse.Namespace, most: int | None) -> dict[str, float]:
+    sampler = TransformersSampler(job.source.model, job.source.tokenizer, batch_size=job.batch)
+    steps = 0
+
+    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        nonlocal steps
+        steps += kwargs["input_ids"].shape[1] == 1
+
+    hook = sampler.model.register_forward_pre_hook(count, with_kwargs=True)
+
+    def raw(done: Sequence[tuple[SampleRequest, Sample]]) -> float:
+        hook.remove()
+        few = Random(chosen.seed).sample(list(done), min(most or len(done), len(done)))
+        return generate(sampler.model, sampler.tokenizer, few, job.batch)
+
+    return figures(job, sampler, sampler.forget, lambda: steps, raw, chosen.seed)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    done: Sequence[tuple[SampleRequest, Sample]],
+    batch: int,
+) -> float:
+    """Tokens a second of transformers' ``generate``, prompts of like length in a batch; what it samples
+    beyond a request's own number does not count."""
+    ordered = sorted(done, key=lambda pair: (len(pair[0].prompt), len(pair[1].ids)))
+    start = time.perf_counter()
+    for first in range(0, len(ordered), batch):
+        part = ordered[first : first + batch]
+        width = max(len(request.prompt) for request, _ in part)
+        padding = [width - len(request.prompt) for request, _ in part]
+        prompts = torch.tensor(
+            [(0,) * pad + request.prompt for pad, (request, _) in zip(padding, part, strict=True)]
+        )
+        model.generate(
+            prompts, attention_mask=torch.arange(width) >= torch.tensor(padding)[:, None],
+            max_new_tokens=(new := max(len(sample.ids) for _, sample in part)), min_new_tokens=new,
+            do_sample=True, pad_token_id=tokenizer.pad_token_id or 0,
+        )  # fmt: skip
+    return sum(len(sample.ids) for _, sample in done) / (time.perf_counter() - start)
+
+
+def with_vllm(job: Job, chosen: argparse.Namespace) -> dict[str, float]:
+    sampler = VLLMSampler(
+        job.source.model, job.source.tokenizer, enforce_eager=True, max_num_seqs=job.batch,
+        max_model_len=job.length, block_size=32, kv_cache_memory_bytes=chosen.kv_gib << 30,
+    )  # fmt: skip
+    llm = sampler.llm
+    steps, step = 0, llm.llm_engine.step
+
+    def counted() -> object:
+        nonlocal steps
+        steps += 1
+        return step()
+
+    llm.llm_engine.step = counted
+
+    def raw(done: Sequence[tuple[SampleRequest, Sample]]) -> float:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+
+        start = time.perf_counter()
+        llm.generate(
+            [tokens_input(list(request.prompt)) for request, _ in done],
+            [
+                SamplingParams(max_tokens=len(sample.ids), ignore_eos=True, detokenize=False)
+                for _, sample in done
+            ],
+            use_tqdm=False,
+        )
+        return sum(len(sample.ids) for _, sample in done) / (time.perf_counter() - start)
+
+    return figures(job, sampler, llm.reset_prefix_cache, lambda: steps, raw, chosen.seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("nano", "smollm2", "both"), default="both")
+    parser.add_argument("--data", type=Path, help="asdiv.jsonl, for SmolLM2")
+    parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kv-gib", type=int, default=4, help="of vLLM's cache")
+    chosen = parser.parse_args()
+    if chosen.model != "nano" and chosen.data is None:
+        parser.error("SmolLM2 needs word problems: --data PATH/asdiv.jsonl")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in ("nano", "smollm2"):
+        if chosen.model not in (name, "both"):
+            continue
+        if name == "nano":
+            job = Job(*nano(chosen.problems), batch=128, max_tokens=256, rollouts=16, length=512)
+        else:
+            policy, problems = smollm2(chosen.problems, chosen.data)
+            job = Job(policy, problems, batch=64, max_tokens=60, rollouts=4, length=1024)
+        found[name] = {"transformers": with_transformers(job, chosen, None if name == "nano" else 64)}
+        print(name, found[name], flush=True)
+        if find_spec("vllm") is not None:
+            found[name]["vllm"] = with_vllm(job, chosen)
+            print(name, found[name], flush=True)
+    print(json.dumps(found | {"machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()
