@@ -1,10 +1,11 @@
 """What each sampler makes of a search: python benchmarks/sampling.py --data PATH/asdiv.jsonl
 
-A search of 64 problems by prompts (MCTS, four simulations of a tree in a round) is run twice by each
-sampler that is installed: in rounds, and streaming. ``share_of_raw`` is the search's sampled tokens a
-second over the engine's own at the same batch: ``generate`` of transformers, or of vLLM with its prefix
-cache, given the search's prompts all at once and told to sample as many ids for each as the search
-did. With SmolLM2, transformers' ``generate`` is given one batch of those prompts, drawn at random.
+A search of 64 problems by prompts (MCTS, four simulations of a tree in a round; 8 rollouts with nano, 4
+with SmolLM2) is run by each sampler that is installed, in rounds and streaming. ``share_of_raw`` is the
+search's sampled tokens a second over the engine's own at the same batch: ``generate`` of transformers,
+or of vLLM with its prefix cache, given the search's prompts all at once and told to sample as many ids
+for each as the search did. With SmolLM2, transformers' ``generate`` is given one batch of those prompts,
+drawn at random.
 
 ``prefill_ratio`` is the ids of prompts that were computed over the distinct tokens of the trees: each
 token counts once for all that begins with the same ids. ``prefill_over_needed`` is stricter: over the
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -23,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from machine import machine
 from search_schedule import nano, smollm2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,17 +51,13 @@ class Job:
     """One model's search."""
 
     policy: PromptedPolicy
+    source: TransformersSampler
     problems: Sequence[Problem]
     batch: int
     max_tokens: int
     rollouts: int
     length: int
     """Of the longest context."""
-
-    @property
-    def source(self) -> TransformersSampler:
-        assert isinstance(self.policy.sampler, TransformersSampler)
-        return self.policy.sampler
 
 
 @define
@@ -141,7 +139,7 @@ def figures(
     seed: int,
 ) -> dict[str, float]:
     """Both engines with one sampler, and the sampler's engine alone."""
-    search(job, sampler, run_search, seed + 1)
+    search(evolve(job, problems=job.problems[:8]), sampler, run_search, seed + 1)
     found: dict[str, float] = {}
     for name, engine in (("stream", stream_search), ("rounds", run_search)):
         forget()
@@ -209,6 +207,9 @@ def generate(
 
 
 def with_vllm(job: Job, chosen: argparse.Namespace) -> dict[str, float]:
+    # In this process there is nothing between the search and the engine, for both that are compared.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     sampler = VLLMSampler(
         job.source.model, job.source.tokenizer, enforce_eager=True, max_num_seqs=job.batch,
         max_model_len=job.length, block_size=32, kv_cache_memory_bytes=chosen.kv_gib << 30,
@@ -256,10 +257,13 @@ def main() -> None:
         if chosen.model not in (name, "both"):
             continue
         if name == "nano":
-            job = Job(*nano(chosen.problems), batch=128, max_tokens=256, rollouts=16, length=512)
+            policy, problems = nano(chosen.problems)
+            batch, max_tokens, rollouts, length = 128, 256, 8, 512
         else:
             policy, problems = smollm2(chosen.problems, chosen.data)
-            job = Job(policy, problems, batch=64, max_tokens=60, rollouts=4, length=1024)
+            batch, max_tokens, rollouts, length = 64, 60, 4, 1024
+        assert isinstance(policy.sampler, TransformersSampler)
+        job = Job(policy, policy.sampler, problems, batch, max_tokens, rollouts, length)
         found[name] = {"transformers": with_transformers(job, chosen, None if name == "nano" else 64)}
         print(name, found[name], flush=True)
         if find_spec("vllm") is not None:
