@@ -1,16 +1,16 @@
 """What each sampler makes of a search: python benchmarks/sampling.py --data PATH/asdiv.jsonl
 
-A search of 64 problems by prompts (MCTS, four simulations of a tree in a round; 8 rollouts with nano, 4
-with SmolLM2) is run by each sampler that is installed, in rounds and streaming. ``share_of_raw`` is the
-search's sampled tokens a second over the engine's own at the same batch: ``generate`` of transformers,
-or of vLLM with its prefix cache, given the search's prompts all at once and told to sample as many ids
-for each as the search did. With SmolLM2, transformers' ``generate`` is given one batch of those prompts,
-drawn at random.
+A search of 64 problems by prompts (MCTS; nano: 16 rollouts, all of a tree's at once; SmolLM2: 4) is run
+by each sampler that is installed, in rounds and streaming. ``share_of_raw`` is the search's sampled
+tokens a second over the engine's own at the same batch: ``generate`` of transformers, or of vLLM with
+its prefix cache, given the search's prompts all at once and told to sample as many ids for each as the
+search did. transformers' ``generate`` is given them in batches of like length, a few drawn at random.
 
 ``prefill_ratio`` is the ids of prompts that were computed over the distinct tokens of the trees: each
 token counts once for all that begins with the same ids. ``prefill_over_needed`` is stricter: over the
 distinct tokens of prompts that no sample had read before. ``occupancy`` is the sampled tokens over what
-so many passes could have sampled with the batch full. The last line is JSON.
+so many passes could have sampled with the batch full. The last line is JSON. Set TORCH_COMPILE_DISABLE=1
+where vLLM is to do without a compiler.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class Job:
     batch: int
     max_tokens: int
     rollouts: int
+    parallel: int
+    raw: int
+    """How many batches of prompts transformers' ``generate`` is given."""
     length: int
     """Of the longest context."""
 
@@ -106,7 +109,7 @@ def search(job: Job, sampler: Sampler, engine: Callable[..., object], seed: int)
     job.policy.sampler = logged
     start = time.perf_counter()
     engine(
-        job.problems, MCTS(exploration=2.0, width=2, parallel=4), job.policy, MathVerifier(),
+        job.problems, MCTS(exploration=2.0, width=2, parallel=job.parallel), job.policy, MathVerifier(),
         budget=Budget(rollouts=job.rollouts), seed=seed, max_depth=15, max_tokens=job.max_tokens,
     )  # fmt: skip
     return logged, time.perf_counter() - start
@@ -162,7 +165,7 @@ def figures(
     }
 
 
-def with_transformers(job: Job, chosen: argparse.Namespace, most: int | None) -> dict[str, float]:
+def with_transformers(job: Job, chosen: argparse.Namespace) -> dict[str, float]:
     sampler = TransformersSampler(job.source.model, job.source.tokenizer, batch_size=job.batch)
     steps = 0
 
@@ -174,8 +177,11 @@ def with_transformers(job: Job, chosen: argparse.Namespace, most: int | None) ->
 
     def raw(done: Sequence[tuple[SampleRequest, Sample]]) -> float:
         hook.remove()
-        few = Random(chosen.seed).sample(list(done), min(most or len(done), len(done)))
-        return generate(sampler.model, sampler.tokenizer, few, job.batch)
+        ordered = sorted(done, key=lambda pair: (len(pair[0].prompt), len(pair[1].ids)))
+        starts = range(0, len(ordered), job.batch)
+        batches = [ordered[start : start + job.batch] for start in starts]
+        some = Random(chosen.seed).sample(batches, min(job.raw, len(batches)))
+        return generate(sampler.model, sampler.tokenizer, some)
 
     return figures(job, sampler, sampler.forget, lambda: steps, raw, chosen.seed)
 
@@ -184,26 +190,24 @@ def with_transformers(job: Job, chosen: argparse.Namespace, most: int | None) ->
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    done: Sequence[tuple[SampleRequest, Sample]],
-    batch: int,
+    batches: Sequence[Sequence[tuple[SampleRequest, Sample]]],
 ) -> float:
-    """Tokens a second of transformers' ``generate``, prompts of like length in a batch; what it samples
-    beyond a request's own number does not count."""
-    ordered = sorted(done, key=lambda pair: (len(pair[0].prompt), len(pair[1].ids)))
-    start = time.perf_counter()
-    for first in range(0, len(ordered), batch):
-        part = ordered[first : first + batch]
-        width = max(len(request.prompt) for request, _ in part)
-        padding = [width - len(request.prompt) for request, _ in part]
+    """Tokens a second of transformers' ``generate``; what it samples beyond a request's own number does
+    not count."""
+    start, tokens = time.perf_counter(), 0
+    for batch in batches:
+        width = max(len(request.prompt) for request, _ in batch)
+        padding = [width - len(request.prompt) for request, _ in batch]
         prompts = torch.tensor(
-            [(0,) * pad + request.prompt for pad, (request, _) in zip(padding, part, strict=True)]
+            [(0,) * pad + request.prompt for pad, (request, _) in zip(padding, batch, strict=True)]
         )
         model.generate(
             prompts, attention_mask=torch.arange(width) >= torch.tensor(padding)[:, None],
-            max_new_tokens=(new := max(len(sample.ids) for _, sample in part)), min_new_tokens=new,
+            max_new_tokens=(new := max(len(sample.ids) for _, sample in batch)), min_new_tokens=new,
             do_sample=True, pad_token_id=tokenizer.pad_token_id or 0,
         )  # fmt: skip
-    return sum(len(sample.ids) for _, sample in done) / (time.perf_counter() - start)
+        tokens += sum(len(sample.ids) for _, sample in batch)
+    return tokens / (time.perf_counter() - start)
 
 
 def with_vllm(job: Job, chosen: argparse.Namespace) -> dict[str, float]:
@@ -258,13 +262,27 @@ def main() -> None:
             continue
         if name == "nano":
             policy, problems = nano(chosen.problems)
-            batch, max_tokens, rollouts, length = 128, 256, 8, 512
+            settings = {
+                "batch": 128,
+                "max_tokens": 256,
+                "rollouts": 16,
+                "parallel": 16,
+                "raw": 6,
+                "length": 512,
+            }
         else:
             policy, problems = smollm2(chosen.problems, chosen.data)
-            batch, max_tokens, rollouts, length = 64, 60, 4, 1024
+            settings = {
+                "batch": 64,
+                "max_tokens": 60,
+                "rollouts": 4,
+                "parallel": 4,
+                "raw": 1,
+                "length": 1024,
+            }
         assert isinstance(policy.sampler, TransformersSampler)
-        job = Job(policy, policy.sampler, problems, batch, max_tokens, rollouts, length)
-        found[name] = {"transformers": with_transformers(job, chosen, None if name == "nano" else 64)}
+        job = Job(policy, policy.sampler, problems, **settings)
+        found[name] = {"transformers": with_transformers(job, chosen)}
         print(name, found[name], flush=True)
         if find_spec("vllm") is not None:
             found[name]["vllm"] = with_vllm(job, chosen)
