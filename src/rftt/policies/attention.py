@@ -60,4 +60,5 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         if training:
             model.train()
-        config._attn_implementation = attention
+        if shares:
+            config._attn_implementation = attention

@@ -56,6 +56,26 @@ def probabilities(
     return probs / probs.sum(1, keepdim=True)
 
 
+def log_probabilities(
+    logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"]
+) -> Float[Tensor, "rows size"]:
+    """The logarithms of what ``Warp()`` makes of logits; minus infinity where an id is not allowed."""
+    return logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1)
+
+
+def draw(
+    logits: Float[Tensor, "rows size"],
+    allowed: Bool[Tensor, "rows size"] | None,
+    warp: Warp,
+    noise: Float[Tensor, " rows"],
+) -> tuple[Int64[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """An id for each row, and the log-probability that it was drawn with. Arguments as in
+    :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process draw so."""
+    probs = probabilities(logits.float(), allowed, warp)
+    ids = inverse_cumulative(probs, noise)[:, None]
+    return ids, probs.gather(1, ids).log()
+
+
 def inverse_cumulative(
     probs: Float[Tensor, "rows size"], noise: Float[Tensor, " rows"]
 ) -> Int64[Tensor, " rows"]:

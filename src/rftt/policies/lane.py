@@ -9,7 +9,7 @@ from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
-from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
+from rftt.policies.distribution import Warp, draw
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.noise import uniform
 from rftt.policies.prefill import read_prompts, shared
@@ -115,10 +115,9 @@ class Lane:
         """Draw one id for each row and take note of it."""
         states, seeds, _, drawn, _ = self._columns[:, rows]
         allowed = None if self._all_allowed else self._automaton.allowed[states]
-        probs = probabilities(logits.float(), allowed, self._warp)
-        ids = inverse_cumulative(probs, uniform(seeds, drawn))[:, None]
+        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn))
         self._ids[rows].scatter_(1, drawn[:, None], ids)
-        self._log_probs[rows].scatter_(1, drawn[:, None], probs.gather(1, ids).log())
+        self._log_probs[rows].scatter_(1, drawn[:, None], log_probs)
         states.copy_(self._automaton.following[states, ids[:, 0]])
         drawn += 1
 

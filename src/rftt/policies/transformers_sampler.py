@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.attention import evaluating
-from rftt.policies.distribution import Warp
+from rftt.policies.distribution import Warp, log_probabilities
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.prefill import read_prompts
@@ -102,8 +102,7 @@ class TransformersSampler(Sampler):
                 part = prompts[start : start + self.batch_size]
                 for read in read_prompts(part, slots, pool, 0, {}):
                     chosen = [start + number for number in read.numbers]
-                    logits = read.logits.float().masked_fill(~allowed[chosen], -torch.inf)
-                    rows[chosen] = logits.log_softmax(-1).cpu()
+                    rows[chosen] = log_probabilities(read.logits, allowed[chosen]).cpu()
         return rows
 
     def forget(self) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, process_dict_updates
 
-from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
+from rftt.policies.distribution import Warp, draw, log_probabilities
 from rftt.policies.noise import uniform
 
 
@@ -90,16 +90,13 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
             places, states, seeds, positions = torch.tensor(
                 [(place, row.state, row.seed, row.read) for place, row in members], device=logits.device
             ).T
-            here, permitted = logits[places].float(), allowed[states]
+            here, permitted = logits[places], allowed[states]
             if rule.warp is None:
-                log_probs = here.masked_fill(~permitted, -torch.inf).log_softmax(-1)
+                reported = log_probabilities(here, permitted)
             else:
-                probs = probabilities(here, permitted, Warp(*rule.warp))
-                ids = inverse_cumulative(probs, uniform(seeds, positions))[:, None]
-                log_probs = torch.full_like(probs, -torch.inf).scatter(
-                    1, ids, probs.gather(1, ids).log()
-                )
-            logits[places] = log_probs.to(logits.dtype)
+                ids, log_probs = draw(here, permitted, Warp(*rule.warp), uniform(seeds, positions))
+                reported = log_probs.new_full(here.shape, -torch.inf).scatter(1, ids, log_probs)
+            logits[places] = reported.to(logits.dtype)
         return logits
 
 
