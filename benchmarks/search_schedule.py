@@ -4,15 +4,15 @@ Warm-up search over 64 problems with 16 rollouts each (MCTS with the paper's exp
 two samples of a function; virtual visits let a tree ask for several simulations in a round): once with
 all problems in every round, and once in the schedule of the paper's published code, one problem at a
 time and one request at a time, with the same seeds. That is run on the first few problems and scaled
-up. The published code reads a request's whole prefix again, and so does what ``speedup`` is measured
-against; ``speedup_by_batching`` is against the same schedule with our store of prefixes.
+up. ``speedup`` is against transformers' own ``generate``, which reads a request's whole prefix again, as
+the published code does; ``speedup_by_batching`` is against our sampler, which keeps prefixes.
 
-``identical_trees`` is the share of those whose trees came out the same: batched kernels round
-differently, and a draw can fall on the other side of a boundary. ``outside_model_share`` is the share
-of the batched run's wall time outside the model's forward passes. ``sequential_requests`` counts
-steps: each is a request of its own where nothing is batched. Every search is timed after one with
-another seed, which takes its memory from the system, and forgets what that one read. The last line is
-JSON.
+``identical_trees`` is the share of those whose trees came out the same as by ``generate``: batched
+kernels round differently, and a draw can fall on the other side of a boundary. ``outside_model_share``
+is the share of the batched run's wall time outside the model's forward passes. ``sequential_requests``
+counts steps: each is a request of its own where nothing is batched. Every search is timed after one
+with another seed, which takes its memory from the system, and forgets what that one read. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from generate import GenerateSampler
 from machine import machine
 from transformers import PreTrainedModel
 
@@ -44,6 +45,7 @@ from rftt import (
     load_problems,
     run_search,
 )  # fmt: skip
+from rftt.policies.sampler import Sampler
 
 FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
 
@@ -91,6 +93,7 @@ def compare(
     assert isinstance(batched_sampler, TransformersSampler)
     model, tokenizer = batched_sampler.model, batched_sampler.tokenizer
     clock = ModelClock(model)
+    verifier = MathVerifier()
     rounds = 0
 
     def count(trees: Sequence[SearchTree], finished: int) -> None:
@@ -99,7 +102,7 @@ def compare(
 
     def search(some: Sequence[Problem], by: Policy, seed: int) -> list[SearchTree]:
         return run_search(
-            some, searcher, by, MathVerifier(), budget=Budget(rollouts=chosen.rollouts),
+            some, searcher, by, verifier, budget=Budget(rollouts=chosen.rollouts),
             seed=seed, max_depth=15, max_tokens=max_tokens, on_round=count,
         )  # fmt: skip
 
@@ -112,23 +115,24 @@ def compare(
     outside = 1 - clock.seconds / seconds
     batched_rounds = rounds
 
-    def one_by_one(prefix_bytes: int) -> tuple[list[SearchTree], float]:
-        policy.sampler = TransformersSampler(model, tokenizer, batch_size=1, prefix_bytes=prefix_bytes)
+    def one_by_one(sampler: Sampler) -> tuple[list[SearchTree], float]:
+        policy.sampler = sampler
         alone = OneByOne(policy)
         search(problems[:1], alone, chosen.seed + 1)
-        policy.sampler.forget()
+        if isinstance(sampler, TransformersSampler):
+            sampler.forget()
         start = time.perf_counter()
         trees = [search([problem], alone, chosen.seed)[0] for problem in problems[: chosen.alone]]
         scale = sum(map(len, batched)) / sum(map(len, batched[: chosen.alone]))
         return trees, (time.perf_counter() - start) * scale
 
-    sequential, sequential_seconds = one_by_one(0)
-    _, with_prefixes = one_by_one(1 << 30)
+    sequential, generate_seconds = one_by_one(GenerateSampler(model, tokenizer))
+    _, with_prefixes = one_by_one(TransformersSampler(model, tokenizer, batch_size=1))
     same = [_steps(a) == _steps(b) for a, b in zip(batched, sequential, strict=False)]
     return {
         "rounds": batched_rounds,
         "sequential_requests": sum(len(tree) - 1 for tree in batched),
-        "speedup": round(sequential_seconds / seconds, 2),
+        "speedup": round(generate_seconds / seconds, 2),
         "speedup_by_batching": round(with_prefixes / seconds, 2),
         "identical_trees": sum(same) / len(same),
         "outside_model_share": round(outside, 4),

@@ -87,8 +87,10 @@ def inverse_cumulative(
     """
     rows, size = probs.shape
     width = _block_width(size)
-    blocks = torch.nn.functional.pad(probs, (0, -size % width)).view(rows, -1, width)
-    mass = blocks.sum(2, dtype=torch.float64)
+    if missing := -size % width:  # padding by nothing copies too
+        probs = torch.nn.functional.pad(probs, (0, missing))
+    blocks = probs.view(rows, -1, width)
+    mass = blocks.sum(2).double()
     block, left = _passes(mass, noise.double() * mass.sum(1))
     place, _ = _passes(blocks[torch.arange(rows, device=block.device), block].double(), left)
     return block * width + place

@@ -58,27 +58,13 @@ class KVSlots:
         grown[:held_rows, :, :, :held_columns] = self.store
         self.store = grown
 
-    def write(
-        self,
-        rows: Sequence[int],
-        columns: Sequence[int],
-        tokens: Float[Tensor, "tokens sides heads dimensions"],
-    ) -> None:
-        """Put each token that was read before into a row and column."""
-        places = torch.tensor([rows, columns], dtype=torch.int64, device=self.store.device)
-        self.store[places[0], :, :, places[1]] = tokens
+    def tokens(self, row: int, start: int, end: int) -> Float[Tensor, "tokens sides heads dimensions"]:
+        """Some columns of a row; what is written there is written to the row."""
+        return self.store[row, :, :, start:end].permute(2, 0, 1, 3)
 
-    def read(
-        self, rows: Sequence[int], columns: Sequence[int]
-    ) -> Float[Tensor, "tokens sides heads dimensions"]:
-        """The tokens in these rows and columns."""
-        places = torch.tensor([rows, columns], dtype=torch.int64, device=self.store.device)
-        return self.store[places[0], :, :, places[1]]
-
-    def move(self, sources: Sequence[int], targets: Sequence[int], start: int, end: int) -> None:
-        """Copy some columns of some rows over those of others."""
-        from_, to = torch.tensor([sources, targets], device=self.store.device)
-        self.store[to, :, :, start:end] = self.store[from_, :, :, start:end]
+    def move(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy some columns of one row over those of another."""
+        self.store[target, :, :, start:end] = self.store[source, :, :, start:end]
 
     def forward(
         self,
@@ -101,10 +87,7 @@ class KVSlots:
         taken = self.store[first_row : first_row + rows]
         places = torch.arange(rows, device=device)[:, None]
         cache = Cache(
-            layers=[
-                _SlotLayer((taken[:, 2 * layer], taken[:, 2 * layer + 1]), places, columns, width)
-                for layer in range(self.layers)
-            ]
+            layers=[_SlotLayer(taken, layer, places, columns, width) for layer in range(self.layers)]
         )
         output = self.model(
             input_ids=ids,
@@ -149,20 +132,21 @@ class _SlotLayer(DynamicLayer):
 
     def __init__(
         self,
-        held: tuple[Tensor, Tensor],
+        rows: Float[Tensor, "rows sides heads columns dimensions"],
+        layer: int,
         places: Int64[Tensor, "rows 1"],
         columns: Int64[Tensor, "rows new"],
         width: int,
     ) -> None:
         super().__init__()
         self.is_initialized = True
-        self._held = held
+        self._rows, self._layer = rows, layer
         self._places, self._columns, self._width = places, columns, width
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = self._held
+        keys, values = self._rows[:, 2 * self._layer], self._rows[:, 2 * self._layer + 1]
         keys[self._places, :, self._columns] = key_states.transpose(1, 2)
         values[self._places, :, self._columns] = value_states.transpose(1, 2)
         return keys[:, :, : self._width], values[:, :, : self._width]

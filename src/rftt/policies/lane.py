@@ -97,17 +97,11 @@ class Lane:
         ]
         places = finished.tolist()
         gone = [self._rows[place] for place in places]
-        self._pool.insert(
+        for place, row, sample in zip(places, gone, samples, strict=True):
             # The last id was drawn but never read.
-            [(row.prefix, sample.ids[:-1]) for row, sample in zip(gone, samples, strict=True)],
-            lambda numbers, offsets: self._slots.read(
-                [places[number] for number in numbers],
-                [
-                    len(gone[number].keyed.request.prompt) + offset
-                    for number, offset in zip(numbers, offsets, strict=True)
-                ],
-            ),
-        )
+            read, start = sample.ids[:-1], len(row.keyed.request.prompt)
+            tokens = self._slots.tokens(place, start, start + len(read))
+            self._pool.insert(row.prefix, read, tokens)
         self._close_gaps(places)
         return [(row.keyed.key, sample) for row, sample in zip(gone, samples, strict=True)]
 
@@ -127,14 +121,12 @@ class Lane:
         targets = [place for place in places if place < remaining]
         sources = [place for place in range(remaining, len(self)) if place not in gone]
         order = list(range(remaining))
+        lengths = self._columns[-1].tolist()
         for source, target in zip(sources, targets, strict=True):
             order[target] = source
-        if sources:
             # What both begin with need not be copied: all prompts may begin with the same examples.
-            prompts = [row.keyed.request.prompt for row in self._rows]
-            pairs = zip(sources, targets, strict=True)
-            start = min(shared(prompts[source], prompts[target]) for source, target in pairs)
-            self._slots.move(sources, targets, start, int(self._columns[-1, sources].max()))
+            start = shared(*(self._rows[place].keyed.request.prompt for place in (source, target)))
+            self._slots.move(source, target, start, lengths[source])
         for place in range(remaining, len(self)):
             self._held[place] = self._rows[place].keyed.request.prompt
         self._rows = [self._rows[place] for place in order]

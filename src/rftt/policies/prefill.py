@@ -17,7 +17,7 @@ _PLACES_AT_ONCE: Final = 8192
 """Most ids, padding included, that are read in one forward pass."""
 _PADDING: Final = 32
 """About as many ids as cost what another forward pass does."""
-_COPIED_AT_ONCE: Final = 1024
+_COPIED_AT_ONCE: Final = 128
 """Tokens; what lies between stays in the processor's cache."""
 
 
@@ -99,18 +99,12 @@ def _wave(
             matches.append((unread, number, places, key))
     matches.sort(key=lambda match: match[:2])
     wave = []
-    known: list[int] = []
-    rows: list[int] = []
-    columns: list[int] = []
     for row, (_, number, places, key) in enumerate(matches, start=first_row):
         wave.append(_Unread(number, row, len(places), key))
         there = min(shared(held.get(row, ()), prompts[number]), len(places))
-        known += places[there:]
-        rows += [row] * (len(places) - there)
-        columns += range(there, len(places))
-    for start in range(0, len(known), _COPIED_AT_ONCE):
-        part = slice(start, start + _COPIED_AT_ONCE)
-        slots.write(rows[part], columns[part], pool.gather(known[part]))
+        for start in range(there, len(places), _COPIED_AT_ONCE):
+            part = places[start : start + _COPIED_AT_ONCE]
+            slots.tokens(row, start, start + len(part)).copy_(pool.gather(part))
     return wave, later
 
 
@@ -138,12 +132,9 @@ def _read(
     starts = torch.tensor([item.known for item in part], device=slots.model.device)
     logits = slots.forward(part[0].row, starts, ids, lengths)
     pool.missed += sum(map(len, unread))
-    keys = pool.insert(
-        [(item.key, u) for item, u in zip(part, unread, strict=True)],
-        lambda numbers, offsets: slots.read(
-            [part[number].row for number in numbers],
-            [part[number].known + offset for number, offset in zip(numbers, offsets, strict=True)],
-        ),
-    )
+    keys = [
+        pool.insert(item.key, u, slots.tokens(item.row, item.known, item.known + len(u)))
+        for item, u in zip(part, unread, strict=True)
+    ]
     numbers = tuple(item.number for item in part)
     return Read(numbers, part[0].row, tuple(keys), logits)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -58,13 +59,20 @@ def _row(params: Any, prompt: Sequence[int] | None, ids: Sequence[int]) -> _Row 
     return None if order is None else _Row(Rule(**order["rule"]), order["state"], order["seed"], ids)
 
 
+@frozen
+class _Tables:
+    """An automaton where it is needed: masks on the device, transitions where rows' ids are."""
+
+    allowed: Bool[Tensor, "states size"]
+    following: Int64[Tensor, "states size"]
+    allows_all: bool
+
+
 @lru_cache(maxsize=8)
-def _tables(
-    path: str, device: torch.device
-) -> tuple[Bool[Tensor, "states size"], Int64[Tensor, "states size"]]:
+def _tables(path: str, device: torch.device) -> _Tables:
     tables = load_file(path)
-    # Rows follow their automaton on the host, where the ids are.
-    return tables["allowed"].to(device), tables["following"]
+    allowed = tables["allowed"]
+    return _Tables(allowed.to(device), tables["following"], bool(allowed.all()))
 
 
 class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -81,22 +89,27 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def apply(self, logits: Float[Tensor, "rows size"]) -> Float[Tensor, "rows size"]:
         groups: defaultdict[Rule, list[tuple[int, _Row]]] = defaultdict(list)
-        for place, row in self._rows.items():
+        for place, row in sorted(self._rows.items(), key=itemgetter(0)):
             groups[row.rule].append((place, row))
         for rule, members in groups.items():
-            allowed, following = _tables(rule.automaton, logits.device)
-            rows = [row for _, row in members]
-            _follow(rows, following)
+            tables = _tables(rule.automaton, logits.device)
+            _follow([row for _, row in members], tables.following)
             places, states, seeds, positions = torch.tensor(
                 [(place, row.state, row.seed, row.read) for place, row in members], device=logits.device
             ).T
-            here, permitted = logits[places], allowed[states]
+            # Where rows are all there are, they need not be copied: a vocabulary is large.
+            is_all = len(members) == len(logits)
+            here = logits if is_all else logits[places]
             if rule.warp is None:
-                reported = log_probabilities(here, permitted)
+                here = log_probabilities(here, tables.allowed[states])
             else:
-                ids, log_probs = draw(here, permitted, Warp(*rule.warp), uniform(seeds, positions))
-                reported = log_probs.new_full(here.shape, -torch.inf).scatter(1, ids, log_probs)
-            logits[places] = reported.to(logits.dtype)
+                allowed = None if tables.allows_all else tables.allowed[states]
+                ids, log_probs = draw(here, allowed, Warp(*rule.warp), uniform(seeds, positions))
+                here.fill_(-torch.inf).scatter_(1, ids, log_probs.to(here.dtype))
+            if is_all:
+                logits = here.to(logits.dtype)
+            else:
+                logits[places] = here.to(logits.dtype)
         return logits
 
 

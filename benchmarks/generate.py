@@ -1,0 +1,83 @@
+"""transformers' own ``generate`` as a sampler, one request a call: the reference of a benchmark."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from rftt.policies.distribution import Warp, draw, log_probabilities
+from rftt.policies.noise import uniform
+from rftt.policies.sampler import Sample, Sampler, SampleRequest, SampleStream
+from rftt.tokens.automaton import END, TokenAutomaton
+
+
+class GenerateSampler(Sampler):
+    """Reads the whole prompt of each request, and draws what other samplers draw with the same seeds."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.warp = Warp()
+        self.vocabulary = len(tokenizer)
+        self.size = int(model.get_output_embeddings().weight.shape[0])
+
+    def stream(self, automaton: TokenAutomaton) -> SampleStream:
+        return _Calls(self, automaton)
+
+    @torch.no_grad()
+    def next_log_probs(
+        self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
+    ) -> Float[Tensor, "prompts size"]:
+        logits = [self.model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
+        return log_probabilities(torch.stack(logits), automaton.allowed[list(states)])
+
+    def generate(self, request: SampleRequest, automaton: TokenAutomaton) -> Sample:
+        """One sample. It ends at the ids that end one in the request's state, so automata of more
+        states than :func:`rftt.tokens.automaton.stop_automaton` has are not for this reference."""
+        drawing = _Draw(request, automaton, self.warp)
+        ends = (automaton.following[request.state] == END).nonzero()[:, 0].tolist()
+        ids = self.model.generate(
+            torch.tensor([request.prompt]),
+            attention_mask=torch.ones(1, len(request.prompt), dtype=torch.int64),
+            do_sample=False, max_new_tokens=request.max_tokens, eos_token_id=ends, pad_token_id=0,
+            logits_processor=LogitsProcessorList([drawing]),
+        )  # fmt: skip
+        return Sample(tuple(ids[0, len(request.prompt) :].tolist()), tuple(drawing.log_probs))
+
+
+class _Draw(LogitsProcessor):
+    """Leaves only the id drawn, for ``generate`` to take as the likeliest."""
+
+    def __init__(self, request: SampleRequest, automaton: TokenAutomaton, warp: Warp) -> None:
+        self._allowed = automaton.allowed[None, request.state]
+        self._seed, self._warp = torch.tensor([request.seed]), warp
+        self.log_probs: list[float] = []
+
+    def __call__(
+        self, input_ids: Int64[Tensor, "1 length"], scores: Float[Tensor, "1 size"]
+    ) -> Float[Tensor, "1 size"]:
+        noise = uniform(self._seed, torch.tensor([len(self.log_probs)]))
+        ids, log_probs = draw(scores, self._allowed, self._warp, noise)
+        self.log_probs.append(float(log_probs))
+        return torch.full_like(scores, -torch.inf).scatter(1, ids, 0.0)
+
+
+class _Calls(SampleStream):
+    def __init__(self, sampler: GenerateSampler, automaton: TokenAutomaton) -> None:
+        self._sampler, self._automaton = sampler, automaton
+        self._waiting: list[tuple[int, int, SampleRequest]] = []
+        self._added = 0
+
+    def add(self, key: int, request: SampleRequest) -> None:
+        self._added += 1  # breaks ties, so that requests are never compared
+        heapq.heappush(self._waiting, (key, self._added, request))
+
+    def collect(self) -> list[tuple[int, Sample]]:
+        if not self._waiting:
+            return []
+        key, _, request = heapq.heappop(self._waiting)
+        return [(key, self._sampler.generate(request, self._automaton))]
