@@ -91,9 +91,13 @@ def inverse_cumulative(
         probs = torch.nn.functional.pad(probs, (0, missing))
     blocks = probs.view(rows, -1, width)
     mass = blocks.sum(2).double()
-    block, left = _passes(mass, noise.double() * mass.sum(1))
-    place, _ = _passes(blocks[torch.arange(rows, device=block.device), block].double(), left)
-    return block * width + place
+    cumulative = mass.cumsum(1)
+    mark = noise.double()[:, None] * cumulative[:, -1:]
+    block = _passes(cumulative, mark)
+    before = cumulative.gather(1, block) - mass.gather(1, block)
+    within = blocks[torch.arange(rows, device=block.device), block[:, 0]]
+    place = _passes(within.double().cumsum(1), mark - before)
+    return (block * width + place)[:, 0]
 
 
 @lru_cache
@@ -104,14 +108,9 @@ def _block_width(size: int) -> int:
 
 
 def _passes(
-    weights: Float[Tensor, "rows size"], mark: Float[Tensor, " rows"]
-) -> tuple[Int64[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The first place at which the cumulative weights pass the mark, the last with any weight if
-    rounding leaves none; and by how much the mark is past the place before."""
-    cumulative = weights.cumsum(1)
-    place = torch.searchsorted(cumulative, mark[:, None], right=True)
-    columns = torch.arange(weights.shape[1], device=weights.device)
-    last = torch.where(weights > 0, columns, -1).amax(1, keepdim=True)
-    place = torch.minimum(place, last)
-    before = cumulative.gather(1, place) - weights.gather(1, place)
-    return place[:, 0], (mark[:, None] - before)[:, 0]
+    cumulative: Float[Tensor, "rows size"], mark: Float[Tensor, "rows 1"]
+) -> Int64[Tensor, "rows 1"]:
+    """The first place at which cumulative weights are more than the mark; there the weight is not 0.
+    Rounding may have carried the mark out of their range by a little."""
+    mark = mark.clamp(min=0).minimum(cumulative[:, -1:] * (1 - 2**-52))
+    return torch.searchsorted(cumulative, mark, right=True)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy
 import torch
+from attrs import define, field
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -39,6 +40,9 @@ class KVSlots:
         self.layers: int = config.num_hidden_layers
         self.dimensions: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.store = torch.zeros(0, *self.token_shape[:2], 0, self.token_shape[2])
+        # Made once: it takes as long as several small operations on tensors.
+        self._pass = _Pass()
+        self._cache = Cache(layers=[_SlotLayer(self._pass, layer) for layer in range(self.layers)])
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -84,16 +88,14 @@ class KVSlots:
         columns = torch.where(offsets >= 0, starts[:, None] + offsets, self.store.shape[3] - 1)
         positions = (starts[:, None] + offsets).clamp(min=0)
         width = int(positions[:, -1].max()) + 1
-        taken = self.store[first_row : first_row + rows]
         places = torch.arange(rows, device=device)[:, None]
-        cache = Cache(
-            layers=[_SlotLayer(taken, layer, places, columns, width) for layer in range(self.layers)]
-        )
+        self._pass.rows = self.store[first_row : first_row + rows]
+        self._pass.places, self._pass.columns, self._pass.width = places, columns, width
         output = self.model(
             input_ids=ids,
             attention_mask=self._masks(positions, width),
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -127,29 +129,34 @@ def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     )
 
 
-class _SlotLayer(DynamicLayer):
-    """One layer's keys and values during one forward pass."""
+@define
+class _Pass:
+    """Where the forward pass under way writes keys and values of new ids, and what it reads. Layers
+    hold this, and not the slots: memory in a circle is given back late."""
 
-    def __init__(
-        self,
-        rows: Float[Tensor, "rows sides heads columns dimensions"],
-        layer: int,
-        places: Int64[Tensor, "rows 1"],
-        columns: Int64[Tensor, "rows new"],
-        width: int,
-    ) -> None:
+    rows: Float[Tensor, "rows sides heads columns dimensions"] = field(init=False)
+    places: Int64[Tensor, "rows 1"] = field(init=False)
+    columns: Int64[Tensor, "rows new"] = field(init=False)
+    width: int = field(init=False)
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer's keys and values."""
+
+    def __init__(self, under_way: _Pass, layer: int) -> None:
         super().__init__()
         self.is_initialized = True
-        self._rows, self._layer = rows, layer
-        self._places, self._columns, self._width = places, columns, width
+        self._pass, self._layer = under_way, layer
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = self._rows[:, 2 * self._layer], self._rows[:, 2 * self._layer + 1]
-        keys[self._places, :, self._columns] = key_states.transpose(1, 2)
-        values[self._places, :, self._columns] = value_states.transpose(1, 2)
-        return keys[:, :, : self._width], values[:, :, : self._width]
+        now = self._pass
+        keys, values = now.rows[:, 2 * self._layer], now.rows[:, 2 * self._layer + 1]
+        keys[now.places, :, now.columns] = key_states.transpose(1, 2)
+        values[now.places, :, now.columns] = value_states.transpose(1, 2)
+        return keys[:, :, : now.width], values[:, :, : now.width]
 
     def get_seq_length(self) -> int:
-        return self._width - self._columns.shape[1]
+        now = self._pass
+        return now.width - now.columns.shape[1]

@@ -17,8 +17,6 @@ _PLACES_AT_ONCE: Final = 8192
 """Most ids, padding included, that are read in one forward pass."""
 _PADDING: Final = 32
 """About as many ids as cost what another forward pass does."""
-_COPIED_AT_ONCE: Final = 128
-"""Tokens; what lies between stays in the processor's cache."""
 
 
 @frozen
@@ -102,9 +100,7 @@ def _wave(
     for row, (_, number, places, key) in enumerate(matches, start=first_row):
         wave.append(_Unread(number, row, len(places), key))
         there = min(shared(held.get(row, ()), prompts[number]), len(places))
-        for start in range(there, len(places), _COPIED_AT_ONCE):
-            part = places[start : start + _COPIED_AT_ONCE]
-            slots.tokens(row, start, start + len(part)).copy_(pool.gather(part))
+        pool.copy(places[there:], slots.tokens(row, there, len(places)))
     return wave, later
 
 

@@ -56,9 +56,15 @@ class PrefixPool:
             key = next_key
         return places, key
 
-    def gather(self, places: Sequence[int]) -> Float[Tensor, "tokens sides heads dimensions"]:
-        """What is kept at some places."""
-        return self._store.index_select(0, torch.tensor(places, device=self._store.device))
+    def copy(
+        self, places: Sequence[int], tokens: Float[Tensor, "tokens sides heads dimensions"]
+    ) -> None:
+        """Write what is kept at some places to ``tokens``."""
+        start = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or places[end] != places[end - 1] + 1:
+                tokens[start:end] = self._store[places[start] : places[end - 1] + 1]
+                start = end
 
     def insert(
         self,

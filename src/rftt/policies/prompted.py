@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from functools import lru_cache
 from random import Random
 
 from transformers import PreTrainedTokenizerBase
@@ -57,6 +58,8 @@ class PromptedPolicy(SampledPolicy):
         if unknown:
             raise ValueError(f"functions: {sorted(unknown)} are not in the grammar")
         self.question = question
+        # A question, perhaps with many examples, comes again at each of its steps.
+        self._encode = lru_cache(maxsize=4096)(self._encode_anew)
         texts = {name: f"{function.description}:" for name, function in grammar.functions.items()}
         self._prompts = {
             name: self._encode(text) for name, text in (texts | dict(prompts or {})).items()
@@ -69,7 +72,7 @@ class PromptedPolicy(SampledPolicy):
         self._stops = frozenset([*stops, *ends])
         self.automaton = stop_automaton(self._stops, vocabulary, sampler.size)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def _encode_anew(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def legal(self, last: str | None) -> tuple[str, ...]:
