@@ -10,7 +10,6 @@ held-out problems (every fifth row), tokens and seconds by stage. The last line 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import time
@@ -43,6 +42,7 @@ from rftt import (
     WarmUp,
     add_rows,
     evaluate,
+    frozen_reference,
     load_problems,
     run_search,
 )  # fmt: skip
@@ -162,7 +162,7 @@ def main() -> None:
     measure("warmed_up", functional)
 
     with stages("reinforcement") as figures:
-        reinforce = ReinforcePlusPlus(functional, copy.deepcopy(model).requires_grad_(False))
+        reinforce = ReinforcePlusPlus(functional, frozen_reference(model, tokenizer, tokens))
         explorer = Explorer(
             functional, MCTS(openers="sampled", width=4, parallel=4), verifier, Budget(rollouts=8),
             seed=arguments.seed, max_tokens=120,

@@ -62,16 +62,15 @@ class Lane:
         self._log_probs = torch.nn.functional.pad(self._log_probs, more)
         self._columns = torch.nn.functional.pad(self._columns, (0, len(requests)))
         prompts = [keyed.request.prompt for keyed in requests]
-        for read in read_prompts(prompts, self._slots, self._pool, first, self._held):
-            chosen = [requests[number] for number in read.numbers]
-            rows = slice(read.first_row, read.first_row + len(chosen))
-            self._rows += map(_Row, chosen, read.keys)
-            asked = [keyed.request for keyed in chosen]
-            self._columns[:, rows] = torch.tensor(
-                [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in asked],
-                device=self._slots.model.device,
-            ).T
-            self._draw(rows, read.logits)
+        reads = list(read_prompts(prompts, self._slots, self._pool, first, self._held))
+        chosen = [requests[number] for read in reads for number in read.numbers]
+        self._rows += map(_Row, chosen, [key for read in reads for key in read.keys])
+        asked = [keyed.request for keyed in chosen]
+        self._columns[:, first:] = torch.tensor(
+            [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in asked],
+            device=self._slots.model.device,
+        ).T
+        self._draw(slice(first, len(self)), torch.cat([read.logits for read in reads]))
 
     def decode(self) -> None:
         """Draw one more id for each row."""

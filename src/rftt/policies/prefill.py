@@ -32,10 +32,9 @@ class _Unread:
 
 @frozen
 class Read:
-    """Prompts that stand in rows ``first_row`` and following, in the order of ``numbers``."""
+    """Prompts that stand in the next rows, in the order of ``numbers``."""
 
     numbers: tuple[int, ...]
-    first_row: int
     keys: tuple[int, ...]
     """In the pool, of each whole prompt."""
     logits: Float[Tensor, "rows size"]
@@ -133,4 +132,4 @@ def _read(
         for item, u in zip(part, unread, strict=True)
     ]
     numbers = tuple(item.number for item in part)
-    return Read(numbers, part[0].row, tuple(keys), logits)
+    return Read(numbers, tuple(keys), logits)
