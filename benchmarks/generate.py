@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import torch
@@ -69,15 +68,13 @@ class _Draw(LogitsProcessor):
 class _Calls(SampleStream):
     def __init__(self, sampler: GenerateSampler, automaton: TokenAutomaton) -> None:
         self._sampler, self._automaton = sampler, automaton
-        self._waiting: list[tuple[int, int, SampleRequest]] = []
-        self._added = 0
+        self._waiting: dict[int, SampleRequest] = {}
 
     def add(self, key: int, request: SampleRequest) -> None:
-        self._added += 1  # breaks ties, so that requests are never compared
-        heapq.heappush(self._waiting, (key, self._added, request))
+        self._waiting[key] = request
 
     def collect(self) -> list[tuple[int, Sample]]:
         if not self._waiting:
             return []
-        key, _, request = heapq.heappop(self._waiting)
-        return [(key, self._sampler.generate(request, self._automaton))]
+        key = min(self._waiting)
+        return [(key, self._sampler.generate(self._waiting.pop(key), self._automaton))]

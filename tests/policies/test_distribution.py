@@ -84,8 +84,7 @@ def test_the_id_drawn_is_where_the_sum_passes_the_noise(weights: list[float], dr
     probs = [Fraction(p) for p in row[0].tolist()]
     assert probs[drawn] > 0
     below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
-    # Blocks are summed in single precision.
-    mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**22)
+    mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
     assert below - slack <= mark <= upto + slack
 
 

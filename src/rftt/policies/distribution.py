@@ -90,7 +90,7 @@ def inverse_cumulative(
     if missing := -size % width:  # padding by nothing copies too
         probs = torch.nn.functional.pad(probs, (0, missing))
     blocks = probs.view(rows, -1, width)
-    mass = blocks.sum(2).double()
+    mass = blocks.double().sum(2)
     cumulative = mass.cumsum(1)
     mark = noise.double()[:, None] * cumulative[:, -1:]
     block = _passes(cumulative, mark)

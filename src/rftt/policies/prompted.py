@@ -59,7 +59,9 @@ class PromptedPolicy(SampledPolicy):
             raise ValueError(f"functions: {sorted(unknown)} are not in the grammar")
         self.question = question
         # A question, perhaps with many examples, comes again at each of its steps.
-        self._encode = lru_cache(maxsize=4096)(self._encode_anew)
+        self._encode = lru_cache(maxsize=4096)(
+            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
+        )
         texts = {name: f"{function.description}:" for name, function in grammar.functions.items()}
         self._prompts = {
             name: self._encode(text) for name, text in (texts | dict(prompts or {})).items()
@@ -71,9 +73,6 @@ class PromptedPolicy(SampledPolicy):
         ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         self._stops = frozenset([*stops, *ends])
         self.automaton = stop_automaton(self._stops, vocabulary, sampler.size)
-
-    def _encode_anew(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def legal(self, last: str | None) -> tuple[str, ...]:
         """The functions of this policy that may follow ``last``."""
