@@ -139,7 +139,38 @@ def test_a_shared_prompt_is_read_once() -> None:
     sampler.model.register_forward_pre_hook(count, with_kwargs=True)
     prompt = tuple(3 + i % 5 for i in range(100))
     sampler.sample([SampleRequest(prompt, seed, 1, 1) for seed in range(16)], _automaton(sampler))
-    assert sum(read) == 100 + 15
+    assert sum(read) == 100
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=12),
+    st.integers(1, 12),
+)
+def test_samples_of_one_context_share_its_row_until_they_part(
+    asked: list[tuple[int, int, int]], batch_size: int
+) -> None:
+    """Few prompts, seeds and lengths, so that contexts are shared, part, and end at different times."""
+    requests = [
+        SampleRequest(tuple(range(3, 3 + length)), seed, 1, limit) for length, seed, limit in asked
+    ]
+    sampler = _sampler(batch_size=batch_size)
+    automaton = _automaton(sampler)
+    alone = [sampler.sample([request], automaton)[0] for request in requests]
+    sampler.forget()
+    rows: list[int] = []
+    sampler.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    assert [s.ids for s in sampler.sample(requests, automaton)] == [s.ids for s in alone]
+    if batch_size >= len(requests):
+        # Each context is read once; all but one id of a prompt is new to at most one row of a pass.
+        contexts = {
+            request.prompt + sample.ids[:count]
+            for request, sample in zip(requests, alone, strict=True)
+            for count in range(len(sample.ids))
+        }
+        assert sum(rows) == len(contexts)
 
 
 def test_an_empty_prompt_is_refused() -> None:

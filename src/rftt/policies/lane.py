@@ -1,21 +1,22 @@
-"""Rows that are decoded in one forward pass."""
+"""Requests that are decoded in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
 import torch
 from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
-from rftt.policies.distribution import Warp, draw
+from rftt.policies.distribution import Warp
+from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.noise import uniform
 from rftt.policies.prefill import read_prompts, shared
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
-from rftt.tokens.automaton import END, TokenAutomaton
+from rftt.tokens.automaton import TokenAutomaton
 
 
 @frozen
@@ -27,108 +28,123 @@ class Keyed:
 
 
 @frozen
-class _Row:
+class _Member:
     keyed: Keyed
     prefix: int
     """The prompt's key in the pool."""
 
 
 class Lane:
-    """Row ``i`` of each tensor is row ``i`` of the slots."""
+    """Requests that have the same context, as samples of one step have at first, share a row of the
+    slots until they draw different ids.
+
+    Member ``i`` is the first of those in row ``i``; after the last row's first come all others.
+    """
 
     def __init__(self, slots: KVSlots, pool: PrefixPool, automaton: TokenAutomaton, warp: Warp) -> None:
         self._slots = slots
         self._pool = pool
-        self._automaton = automaton
-        self._all_allowed = bool(automaton.allowed.all())
-        self._warp = warp
-        self._rows: list[_Row] = []
+        self._draws = Draws(automaton, warp, slots.model.device)
+        self._members: list[_Member] = []
+        self._others: list[int] = []
+        """Their rows."""
         self._held: dict[int, tuple[int, ...]] = {}
-        """What rows that are not in use still begin with."""
-        # Per row: the automaton's state, seed, most ids, ids drawn, length with the prompt.
-        self._columns = torch.zeros(5, 0, dtype=torch.int64, device=slots.model.device)
-        self._ids = torch.zeros(0, 0, dtype=torch.int64, device=slots.model.device)
-        self._log_probs = torch.zeros(0, 0, device=slots.model.device)
+        """What rows begin with, whether they are in use or not."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._members)
+
+    @property
+    def _rows(self) -> int:
+        return len(self._members) - len(self._others)
 
     def admit(self, requests: Sequence[Keyed]) -> None:
         """Read the prompts and draw the first id of each."""
-        first = len(self)
-        width = max(self._ids.shape[1], max(keyed.request.max_tokens for keyed in requests))
-        more = (0, width - self._ids.shape[1], 0, len(requests))
-        self._ids = torch.nn.functional.pad(self._ids, more)
-        self._log_probs = torch.nn.functional.pad(self._log_probs, more)
-        self._columns = torch.nn.functional.pad(self._columns, (0, len(requests)))
-        prompts = [keyed.request.prompt for keyed in requests]
-        reads = list(read_prompts(prompts, self._slots, self._pool, first, self._held))
-        chosen = [requests[number] for read in reads for number in read.numbers]
-        self._rows += map(_Row, chosen, [key for read in reads for key in read.keys])
-        asked = [keyed.request for keyed in chosen]
-        self._columns[:, first:] = torch.tensor(
-            [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in asked],
-            device=self._slots.model.device,
-        ).T
-        self._draw(slice(first, len(self)), torch.cat([read.logits for read in reads]))
+        rows, count, others = self._rows, len(self), len(self._others)
+        alike: defaultdict[tuple[int, ...], list[Keyed]] = defaultdict(list)
+        for keyed in requests:
+            alike[keyed.request.prompt].append(keyed)
+        prompts = list(alike)
+        # Each may come to need a row of its own.
+        self._slots.make_room(count + len(requests), max(map(len, prompts)))
+        reads = list(read_prompts(prompts, self._slots, self._pool, rows, self._held))
+        firsts, more = [], []
+        for read in reads:
+            for number, prefix in zip(read.numbers, read.keys, strict=True):
+                first, *same = (_Member(keyed, prefix) for keyed in alike[prompts[number]])
+                row = rows + len(firsts)
+                self._held[row] = prompts[number]
+                self._others += [row] * len(same)
+                firsts.append(first)
+                more += same
+        self._members += firsts + more
+        self._draws.add([member.keyed.request for member in firsts + more])
+        in_rows = range(count, count + len(firsts))
+        self._arrange([*range(rows), *in_rows, *range(rows, count), *range(in_rows.stop, len(self))])
+        self._draw(torch.cat([read.logits for read in reads]), rows, others)
 
     def decode(self) -> None:
-        """Draw one more id for each row."""
-        *_, drawn, lengths = self._columns
+        """Draw one more id for each member."""
+        lengths, last = self._draws.lengths[: self._rows], self._draws.last[: self._rows]
         self._slots.make_room(len(self), int(lengths.max()) + 1)
-        last = self._ids.gather(1, drawn[:, None] - 1)
-        logits = self._slots.forward(0, lengths, last, torch.ones_like(lengths))
-        lengths += 1
-        self._draw(slice(0, len(self)), logits)
+        self._draw(self._slots.forward(0, lengths, last, torch.ones_like(lengths)), 0, 0)
 
     def retire(self) -> list[tuple[int, Sample]]:
-        """Take finished rows out, and fill their places with the last ones."""
-        states, _, limits, drawn, _ = self._columns
-        finished = ((states == END) | (drawn >= limits)).nonzero()[:, 0]
-        if not len(finished):
-            return []
-        counts = drawn[finished].tolist()
-        samples = [
-            Sample(tuple(ids[:count]), tuple(log_probs[:count]))
-            for ids, log_probs, count in zip(
-                self._ids[finished].tolist(), self._log_probs[finished].tolist(), counts, strict=True
-            )
-        ]
-        places = finished.tolist()
-        gone = [self._rows[place] for place in places]
-        for place, row, sample in zip(places, gone, samples, strict=True):
+        """Take out those that are finished, and give each context of the rest one row."""
+        finished = self._draws.finished()
+        done = []
+        for place, sample in finished.items():
+            member = self._members[place]
             # The last id was drawn but never read.
-            read, start = sample.ids[:-1], len(row.keyed.request.prompt)
-            tokens = self._slots.tokens(place, start, start + len(read))
-            self._pool.insert(row.prefix, read, tokens)
-        self._close_gaps(places)
-        return [(row.keyed.key, sample) for row, sample in zip(gone, samples, strict=True)]
+            read, start = sample.ids[:-1], len(member.keyed.request.prompt)
+            tokens = self._slots.tokens(self._row(place), start, start + len(read))
+            self._pool.insert(member.prefix, read, tokens)
+            done.append((member.keyed.key, sample))
+        if finished or self._others:
+            self._share_rows(finished)
+        return done
 
-    def _draw(self, rows: slice, logits: Float[Tensor, "rows size"]) -> None:
-        """Draw one id for each row and take note of it."""
-        states, seeds, _, drawn, _ = self._columns[:, rows]
-        allowed = None if self._all_allowed else self._automaton.allowed[states]
-        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn))
-        self._ids[rows].scatter_(1, drawn[:, None], ids)
-        self._log_probs[rows].scatter_(1, drawn[:, None], log_probs)
-        states.copy_(self._automaton.following[states, ids[:, 0]])
-        drawn += 1
+    def _row(self, place: int) -> int:
+        return place if place < self._rows else self._others[place - self._rows]
 
-    def _close_gaps(self, places: Sequence[int]) -> None:
-        remaining = len(self) - len(places)
-        gone = set(places)
-        targets = [place for place in places if place < remaining]
-        sources = [place for place in range(remaining, len(self)) if place not in gone]
-        order = list(range(remaining))
-        lengths = self._columns[-1].tolist()
-        for source, target in zip(sources, targets, strict=True):
-            order[target] = source
-            # What both begin with need not be copied: all prompts may begin with the same examples.
-            start = shared(*(self._rows[place].keyed.request.prompt for place in (source, target)))
-            self._slots.move(source, target, start, lengths[source])
-        for place in range(remaining, len(self)):
-            self._held[place] = self._rows[place].keyed.request.prompt
-        self._rows = [self._rows[place] for place in order]
-        self._columns = self._columns[:, order]
-        self._ids = self._ids[order]
-        self._log_probs = self._log_probs[order]
+    def _draw(self, logits: Float[Tensor, "rows size"], row: int, other: int) -> None:
+        """Draw for the first members of rows from ``row`` on, and for others from ``other`` on."""
+        theirs = logits[[of - row for of in self._others[other:]]]
+        self._draws.draw(slice(row, self._rows), logits)
+        if len(theirs):
+            self._draws.draw(slice(self._rows + other, len(self)), theirs)
+
+    def _share_rows(self, gone: Collection[int]) -> None:
+        contexts: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, last in enumerate(self._draws.last[:, 0].tolist()):
+            if place not in gone:
+                contexts[self._row(place), last].append(place)
+        sources = [row for row, _ in contexts]
+        targets = _rows_for(sources)
+        lengths = self._draws.lengths.tolist()
+        others: list[tuple[int, int]] = []
+        firsts = [0] * len(contexts)
+        for source, target, places in zip(sources, targets, contexts.values(), strict=True):
+            firsts[target] = places[0]
+            others += [(target, place) for place in places[1:]]
+            if source != target:
+                prompt = self._members[places[0]].keyed.request.prompt
+                # What both begin with need not be copied: all prompts may begin with the same examples.
+                start = shared(self._held.get(target, ()), prompt)
+                self._slots.move(source, target, start, lengths[places[0]])
+                self._held[target] = prompt
+        self._others = [row for row, _ in others]
+        self._arrange(firsts + [place for _, place in others])
+
+    def _arrange(self, order: Sequence[int]) -> None:
+        if order != list(range(len(self))):
+            self._members = [self._members[place] for place in order]
+            self._draws.arrange(order)
+
+
+def _rows_for(sources: Sequence[int]) -> list[int]:
+    """For contexts that stand in these rows, rows from 0 on, each its own: where it stands if it can,
+    so that little is copied, and nothing onto what is still to be copied."""
+    stays = {row: number for number, row in reversed(list(enumerate(sources))) if row < len(sources)}
+    free = (row for row in range(len(sources)) if row not in stays)
+    return [row if stays.get(row) == number else next(free) for number, row in enumerate(sources)]
