@@ -1,17 +1,37 @@
-"""The state that a model samples in: no dropout, and attention that copies no keys."""
+"""The attention that a model samples with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-_SHARED: Final = "rftt_shared_keys"
+Attention = Callable[..., tuple[Tensor, Any]]
+"""In the form of transformers' ``AttentionInterface``."""
+
+
+def attention_of(model: PreTrainedModel, name: str) -> Attention:
+    """What computes attention with a mask: the model's own code where it is ``eager``, which some
+    families need, and torch's kernels where it is any other."""
+    if name == "eager":
+        return _eager
+    config = model.config.get_text_config()
+    groups = getattr(config, "num_key_value_heads", None)
+    # Of torch's kernels for GPUs, none takes both a mask and groups.
+    if model.device.type == "cpu" and groups not in (None, config.num_attention_heads):
+        return shared_keys_attention
+    return sdpa_attention_forward
+
+
+def _eager(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    attention: Attention = sys.modules[type(module).__module__].eager_attention_forward
+    return attention(module, *args, **kwargs)
 
 
 def shared_keys_attention(
@@ -24,8 +44,7 @@ def shared_keys_attention(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "rows new heads dimensions"], None]:
-    """torch's attention for grouped queries (Ainslie et al. 2023), in the form of transformers'
-    ``AttentionInterface``.
+    """torch's attention for grouped queries (Ainslie et al. 2023).
 
     transformers copies keys and values for every query of their group wherever there is a mask, and in
     decoding that takes longer than all the rest of the model.
@@ -34,31 +53,3 @@ def shared_keys_attention(
         query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
     )
     return mixed.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(_SHARED, shared_keys_attention)
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, a model is as it should be for sampling; after, as it was."""
-    config = model.config.get_text_config()
-    training, attention = model.training, config._attn_implementation
-    # Of torch's kernels for GPUs, none takes both a mask and groups.
-    shares = (
-        attention == "sdpa"
-        and model.device.type == "cpu"
-        and getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
-    )
-    if training:
-        model.eval()
-    if shares:
-        # `set_attn_implementation` goes through all modules, which takes too long at each step.
-        config._attn_implementation = _SHARED
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
-        if shares:
-            config._attn_implementation = attention

@@ -1,11 +1,10 @@
-"""Requests that are decoded in one forward pass."""
+"""Requests whose contexts are about as long."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-import torch
 from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +12,8 @@ from torch import Tensor
 from rftt.policies.distribution import Warp
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.prefill import read_prompts, shared
+from rftt.policies.packed import Block, one_each
+from rftt.policies.prefill import Unread, blocks_of, keep, shared, take_rows
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import TokenAutomaton
@@ -38,13 +38,17 @@ class Lane:
     """Requests that have the same context, as samples of one step have at first, share a row of the
     slots until they draw different ids.
 
-    Member ``i`` is the first of those in row ``i``; after the last row's first come all others.
+    A step of all that are in the lane is to read :meth:`blocks` and to :meth:`take` the logits. Member
+    ``i`` is the first of those in row ``i``; after the last row's first come all others.
     """
 
     def __init__(self, slots: KVSlots, pool: PrefixPool, automaton: TokenAutomaton, warp: Warp) -> None:
         self._slots = slots
         self._pool = pool
         self._draws = Draws(automaton, warp, slots.model.device)
+        self._waiting: dict[tuple[int, ...], list[Keyed]] = {}
+        """By prompt, those of which it has not been read."""
+        self._reading: list[Unread] = []
         self._members: list[_Member] = []
         self._others: list[int] = []
         """Their rows."""
@@ -52,44 +56,58 @@ class Lane:
         """What rows begin with, whether they are in use or not."""
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._members) + sum(map(len, self._waiting.values()))
 
     @property
     def _rows(self) -> int:
         return len(self._members) - len(self._others)
 
     def admit(self, requests: Sequence[Keyed]) -> None:
-        """Read the prompts and draw the first id of each."""
-        rows, count, others = self._rows, len(self), len(self._others)
-        alike: defaultdict[tuple[int, ...], list[Keyed]] = defaultdict(list)
+        """Take on requests."""
         for keyed in requests:
-            alike[keyed.request.prompt].append(keyed)
-        prompts = list(alike)
-        # Each may come to need a row of its own.
-        self._slots.make_room(count + len(requests), max(map(len, prompts)))
-        reads = list(read_prompts(prompts, self._slots, self._pool, rows, self._held))
+            self._waiting.setdefault(keyed.request.prompt, []).append(keyed)
+
+    def blocks(self) -> list[Block]:
+        """What is to be read next: of each row the last id drawn, and prompts."""
+        # Every request may come to need a row of its own.
+        lengths = self._draws.lengths[: self._rows]
+        longest = int(lengths.max()) + 1 if self._rows else 0
+        self._slots.make_room(len(self), max([longest, *map(len, self._waiting)]))
+        self._reading = take_rows(self._waiting, self._slots, self._pool, self._rows, self._held)
+        blocks = list(blocks_of(self._reading, self._slots))
+        if self._rows:
+            blocks.insert(0, one_each(self._slots, lengths, self._draws.last[: self._rows, 0]))
+        return blocks
+
+    def take(self, logits: Float[Tensor, "rows size"]) -> list[tuple[int, Sample]]:
+        """Draw an id for each that has been read; the samples that are finished."""
+        self._join()
+        theirs = logits[self._others]
+        self._draws.draw(slice(0, self._rows), logits)
+        if self._others:
+            self._draws.draw(slice(self._rows, len(self._members)), theirs)
+        return self._retire()
+
+    def _join(self) -> None:
+        """Make members of those whose prompts have been read."""
+        rows, count = self._rows, len(self._members)
         firsts, more = [], []
-        for read in reads:
-            for number, prefix in zip(read.numbers, read.keys, strict=True):
-                first, *same = (_Member(keyed, prefix) for keyed in alike[prompts[number]])
-                row = rows + len(firsts)
-                self._held[row] = prompts[number]
-                self._others += [row] * len(same)
-                firsts.append(first)
-                more += same
-        self._members += firsts + more
-        self._draws.add([member.keyed.request for member in firsts + more])
-        in_rows = range(count, count + len(firsts))
-        self._arrange([*range(rows), *in_rows, *range(rows, count), *range(in_rows.stop, len(self))])
-        self._draw(torch.cat([read.logits for read in reads]), rows, others)
+        for item, prefix in zip(
+            self._reading, keep(self._reading, self._slots, self._pool), strict=True
+        ):
+            first, *same = (_Member(keyed, prefix) for keyed in self._waiting.pop(item.prompt))
+            self._held[item.row] = item.prompt
+            self._others += [item.row] * len(same)
+            firsts.append(first)
+            more += same
+        if firsts:
+            self._members += firsts + more
+            self._draws.add([member.keyed.request for member in firsts + more])
+            joined = range(count, count + len(firsts))
+            rest = range(joined.stop, len(self._members))
+            self._arrange([*range(rows), *joined, *range(rows, count), *rest])
 
-    def decode(self) -> None:
-        """Draw one more id for each member."""
-        lengths, last = self._draws.lengths[: self._rows], self._draws.last[: self._rows]
-        self._slots.make_room(len(self), int(lengths.max()) + 1)
-        self._draw(self._slots.forward(0, lengths, last, torch.ones_like(lengths)), 0, 0)
-
-    def retire(self) -> list[tuple[int, Sample]]:
+    def _retire(self) -> list[tuple[int, Sample]]:
         """Take out those that are finished, and give each context of the rest one row."""
         finished = self._draws.finished()
         done = []
@@ -106,13 +124,6 @@ class Lane:
 
     def _row(self, place: int) -> int:
         return place if place < self._rows else self._others[place - self._rows]
-
-    def _draw(self, logits: Float[Tensor, "rows size"], row: int, other: int) -> None:
-        """Draw for the first members of rows from ``row`` on, and for others from ``other`` on."""
-        theirs = logits[[of - row for of in self._others[other:]]]
-        self._draws.draw(slice(row, self._rows), logits)
-        if len(theirs):
-            self._draws.draw(slice(self._rows + other, len(self)), theirs)
 
     def _share_rows(self, gone: Collection[int]) -> None:
         contexts: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
@@ -137,7 +148,7 @@ class Lane:
         self._arrange(firsts + [place for _, place in others])
 
     def _arrange(self, order: Sequence[int]) -> None:
-        if order != list(range(len(self))):
+        if order != list(range(len(self._members))):
             self._members = [self._members[place] for place in order]
             self._draws.arrange(order)
 

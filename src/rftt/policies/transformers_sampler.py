@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, cast
 
@@ -11,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.policies.attention import evaluating
 from rftt.policies.distribution import Warp, log_probabilities
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
-from rftt.policies.prefill import read_prompts
+from rftt.policies.packed import PackedModel
+from rftt.policies.prefill import blocks_of, keep, take_rows
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.running_batch import RunningBatch
 from rftt.policies.sampler import Sampler, SampleStream
@@ -88,7 +90,7 @@ class TransformersSampler(Sampler):
                 self._slots[size] = KVSlots(self.model)
             return Lane(self._slots[size], pool, automaton, self.warp)
 
-        return RunningBatch(self.model, lane, self.batch_size)
+        return RunningBatch(self._reader, lane, self.batch_size)
 
     @torch.no_grad()
     def next_log_probs(
@@ -97,12 +99,21 @@ class TransformersSampler(Sampler):
         slots, pool = self._prior_slots, self._prefixes()
         allowed = automaton.allowed.to(self.model.device)[list(states)]
         rows = torch.empty(len(prompts), self.size)
-        with evaluating(self.model):
-            for start in range(0, len(prompts), self.batch_size):
-                part = prompts[start : start + self.batch_size]
-                for read in read_prompts(part, slots, pool, 0, {}):
-                    chosen = [start + number for number in read.numbers]
-                    rows[chosen] = log_probabilities(read.logits, allowed[chosen]).cpu()
+        waiting: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
+            waiting[prompt].append(number)
+        with self._reader.evaluating():
+            while waiting:
+                part = list(islice(waiting, self.batch_size))
+                slots.make_room(len(part), max(map(len, part)))
+                taken = take_rows(part, slots, pool, 0, {})
+                logits = self._reader.read(list(blocks_of(taken, slots)))
+                keep(taken, slots, pool)
+                asked = [(row, n) for row, item in enumerate(taken) for n in waiting.pop(item.prompt)]
+                read, numbers = (list(column) for column in zip(*asked, strict=True))
+                rows[numbers] = log_probabilities(logits[read], allowed[numbers]).cpu()
         return rows
 
     def forget(self) -> None:
@@ -122,6 +133,7 @@ class TransformersSampler(Sampler):
     def _take_memory(self) -> None:
         """Memory where the model is, and of its type."""
         self._place = self.model.device, self.model.dtype
+        self._reader = PackedModel(self.model)
         self._slots: dict[int, KVSlots] = {}
         # Apart from the lanes': a stream may be under way.
         self._prior_slots = KVSlots(self.model)
