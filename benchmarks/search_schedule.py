@@ -11,13 +11,15 @@ the published code does; ``speedup_by_batching`` is against our sampler, which k
 kernels round differently, and a draw can fall on the other side of a boundary. ``outside_model_share``
 is the share of the batched run's wall time outside the model's forward passes. ``sequential_requests``
 counts steps: each is a request of its own where nothing is batched. Every search is timed after one
-with another seed, which takes its memory from the system, and forgets what that one read. The last
-line is JSON.
+with another seed, which takes its memory from the system, and forgets what that one read; what is in
+memory then is frozen (``gc.freeze``), so that a full collection of it falls into neither. The last line
+is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -108,6 +110,7 @@ def compare(
 
     search(problems, policy, chosen.seed + 1)
     batched_sampler.forget()
+    _freeze()
     rounds, clock.seconds = 0, 0.0
     start = time.perf_counter()
     batched = search(problems, policy, chosen.seed)
@@ -121,6 +124,7 @@ def compare(
         search(problems[:1], alone, chosen.seed + 1)
         if isinstance(sampler, TransformersSampler):
             sampler.forget()
+        _freeze()
         start = time.perf_counter()
         trees = [search([problem], alone, chosen.seed)[0] for problem in problems[: chosen.alone]]
         scale = sum(map(len, batched)) / sum(map(len, batched[: chosen.alone]))
@@ -138,6 +142,11 @@ def compare(
         "outside_model_share": round(outside, 4),
         "seconds": round(seconds, 1),
     }
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def _steps(tree: SearchTree) -> list[tuple[int, tuple[int, ...]]]:

@@ -67,25 +67,37 @@ def test_greedy_is_the_likeliest_that_is_allowed() -> None:
 def test_a_masked_id_is_never_drawn() -> None:
     torch.manual_seed(0)
     allowed = torch.arange(64) % 3 != 0
-    rows = probabilities(3 * torch.randn(1, 64), allowed[None], Warp()).expand(100_000, 64)
-    drawn = inverse_cumulative(rows, torch.rand(100_000, dtype=torch.float64))
-    assert_drawn_from(rows[0].double().tolist(), torch.bincount(drawn, minlength=64).tolist())
+    probs = probabilities(3 * torch.randn(1, 64), allowed[None], Warp())
+    rows = torch.zeros(100_000, dtype=torch.int64)
+    drawn = inverse_cumulative(probs, rows, torch.rand(100_000, dtype=torch.float64))
+    assert_drawn_from(probs[0].double().tolist(), torch.bincount(drawn, minlength=64).tolist())
+
+
+_WEIGHT = st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0])
 
 
 @given(
-    st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0]), min_size=1, max_size=40).filter(any),
-    st.integers(0, 2**53 - 1),
+    st.integers(1, 40).flatmap(
+        lambda size: st.lists(
+            st.lists(_WEIGHT, min_size=size, max_size=size).filter(any), min_size=1, max_size=3
+        )
+    ),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2**53 - 1)), min_size=1, max_size=4),
 )
-def test_the_id_drawn_is_where_the_sum_passes_the_noise(weights: list[float], draw: int) -> None:
-    row = torch.tensor([weights])
-    row /= row.sum()
-    noise = draw / 2**53
-    (drawn,) = inverse_cumulative(row, torch.tensor([noise], dtype=torch.float64)).tolist()
-    probs = [Fraction(p) for p in row[0].tolist()]
-    assert probs[drawn] > 0
-    below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
-    mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
-    assert below - slack <= mark <= upto + slack
+def test_the_id_drawn_is_where_the_sum_passes_the_noise(
+    weights: list[list[float]], draws: list[tuple[int, int]]
+) -> None:
+    table = torch.tensor(weights)
+    table /= table.sum(1, keepdim=True)
+    rows = [row % len(weights) for row, _ in draws]
+    noises = [draw / 2**53 for _, draw in draws]
+    found = inverse_cumulative(table, torch.tensor(rows), torch.tensor(noises, dtype=torch.float64))
+    for row, noise, drawn in zip(rows, noises, found.tolist(), strict=True):
+        probs = [Fraction(p) for p in table[row].tolist()]
+        assert probs[drawn] > 0
+        below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
+        mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
+        assert below - slack <= mark <= upto + slack
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])

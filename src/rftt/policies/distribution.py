@@ -67,35 +67,39 @@ def draw(
     logits: Float[Tensor, "rows size"],
     allowed: Bool[Tensor, "rows size"] | None,
     warp: Warp,
-    noise: Float[Tensor, " rows"],
-) -> tuple[Int64[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
-    """An id for each row, and the log-probability that it was drawn with. Arguments as in
-    :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process draw so."""
+    noise: Float[Tensor, " draws"],
+    rows: Int64[Tensor, " draws"] | None = None,
+) -> tuple[Int64[Tensor, "draws 1"], Float[Tensor, "draws 1"]]:
+    """Ids, and the log-probability that each was drawn with: from these rows, or one from each.
+    Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
+    draw so."""
     probs = probabilities(logits.float(), allowed, warp)
-    ids = inverse_cumulative(probs, noise)[:, None]
-    return ids, probs.gather(1, ids).log()
+    if rows is None:
+        rows = torch.arange(len(probs), device=probs.device)
+    ids = inverse_cumulative(probs, rows, noise)
+    return ids[:, None], probs[rows, ids].log()[:, None]
 
 
 def inverse_cumulative(
-    probs: Float[Tensor, "rows size"], noise: Float[Tensor, " rows"]
-) -> Int64[Tensor, " rows"]:
-    """The id at which the cumulative distribution passes the noise, a number in [0, 1) for each row. An
-    id of probability 0 is never drawn.
+    probs: Float[Tensor, "rows size"], rows: Int64[Tensor, " draws"], noise: Float[Tensor, " draws"]
+) -> Int64[Tensor, " draws"]:
+    """For each draw, the id at which the cumulative distribution of its row passes its noise, a number
+    in [0, 1). An id of probability 0 is never drawn.
 
     The sum is taken in blocks first, and then within one block: over a whole vocabulary in double
     precision it would take a good part of the time of a small model's forward pass.
     """
-    rows, size = probs.shape
+    size = probs.shape[1]
     width = _block_width(size)
     if missing := -size % width:  # padding by nothing copies too
         probs = torch.nn.functional.pad(probs, (0, missing))
-    blocks = probs.view(rows, -1, width)
+    blocks = probs.view(len(probs), -1, width)
     mass = blocks.double().sum(2)
-    cumulative = mass.cumsum(1)
+    cumulative = mass.cumsum(1)[rows]
     mark = noise.double()[:, None] * cumulative[:, -1:]
     block = _passes(cumulative, mark)
-    before = cumulative.gather(1, block) - mass.gather(1, block)
-    within = blocks[torch.arange(rows, device=block.device), block[:, 0]]
+    before = cumulative.gather(1, block) - mass[rows[:, None], block]
+    within = blocks[rows, block[:, 0]]
     place = _passes(within.double().cumsum(1), mark - before)
     return (block * width + place)[:, 0]
 

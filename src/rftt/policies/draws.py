@@ -48,13 +48,15 @@ class Draws:
         ).T
         self._columns = torch.cat([self._columns, columns], 1)
 
-    def draw(self, places: slice, logits: Float[Tensor, "rows size"]) -> None:
-        """Draw one id for each of these requests; ``logits`` is overwritten."""
-        states, seeds, _, drawn, _ = self._columns[:, places]
-        allowed = None if self._all_allowed else self._automaton.allowed[states]
-        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn))
-        self._ids[places].scatter_(1, drawn[:, None], ids)
-        self._log_probs[places].scatter_(1, drawn[:, None], log_probs)
+    def draw(self, logits: Float[Tensor, "rows size"], others: Sequence[int]) -> None:
+        """Draw one id for each request: from the rows in turn, and then from those of the others.
+        ``logits`` is overwritten."""
+        states, seeds, _, drawn, _ = self._columns
+        allowed = None if self._all_allowed else self._automaton.allowed[states[: len(logits)]]
+        rows = torch.tensor([*range(len(logits)), *others], device=states.device) if others else None
+        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn), rows)
+        self._ids.scatter_(1, drawn[:, None], ids)
+        self._log_probs.scatter_(1, drawn[:, None], log_probs)
         states.copy_(self._automaton.following[states, ids[:, 0]])
         drawn += 1
 

@@ -35,8 +35,8 @@ class _Member:
 
 
 class Lane:
-    """Requests that have the same context, as samples of one step have at first, share a row of the
-    slots until they draw different ids.
+    """Requests that have the same context and state, as samples of one step have at first, share a row
+    of the slots until they draw different ids.
 
     A step of all that are in the lane is to read :meth:`blocks` and to :meth:`take` the logits. Member
     ``i`` is the first of those in row ``i``; after the last row's first come all others.
@@ -46,8 +46,8 @@ class Lane:
         self._slots = slots
         self._pool = pool
         self._draws = Draws(automaton, warp, slots.model.device)
-        self._waiting: dict[tuple[int, ...], list[Keyed]] = {}
-        """By prompt, those of which it has not been read."""
+        self._waiting: dict[tuple[tuple[int, ...], int], list[Keyed]] = {}
+        """By prompt and state, those of which the prompt has not been read."""
         self._reading: list[Unread] = []
         self._members: list[_Member] = []
         self._others: list[int] = []
@@ -65,15 +65,17 @@ class Lane:
     def admit(self, requests: Sequence[Keyed]) -> None:
         """Take on requests."""
         for keyed in requests:
-            self._waiting.setdefault(keyed.request.prompt, []).append(keyed)
+            context = keyed.request.prompt, keyed.request.state
+            self._waiting.setdefault(context, []).append(keyed)
 
     def blocks(self) -> list[Block]:
         """What is to be read next: of each row the last id drawn, and prompts."""
-        # Every request may come to need a row of its own.
         lengths = self._draws.lengths[: self._rows]
         longest = int(lengths.max()) + 1 if self._rows else 0
-        self._slots.make_room(len(self), max([longest, *map(len, self._waiting)]))
-        self._reading = take_rows(self._waiting, self._slots, self._pool, self._rows, self._held)
+        prompts = [prompt for prompt, _ in self._waiting]
+        # Every request may come to need a row of its own.
+        self._slots.make_room(len(self), max([longest, *map(len, prompts)]))
+        self._reading = take_rows(prompts, self._slots, self._pool, self._rows, self._held)
         blocks = list(blocks_of(self._reading, self._slots))
         if self._rows:
             blocks.insert(0, one_each(self._slots, lengths, self._draws.last[: self._rows, 0]))
@@ -82,20 +84,17 @@ class Lane:
     def take(self, logits: Float[Tensor, "rows size"]) -> list[tuple[int, Sample]]:
         """Draw an id for each that has been read; the samples that are finished."""
         self._join()
-        theirs = logits[self._others]
-        self._draws.draw(slice(0, self._rows), logits)
-        if self._others:
-            self._draws.draw(slice(self._rows, len(self._members)), theirs)
+        self._draws.draw(logits, self._others)
         return self._retire()
 
     def _join(self) -> None:
         """Make members of those whose prompts have been read."""
         rows, count = self._rows, len(self._members)
         firsts, more = [], []
-        for item, prefix in zip(
-            self._reading, keep(self._reading, self._slots, self._pool), strict=True
-        ):
-            first, *same = (_Member(keyed, prefix) for keyed in self._waiting.pop(item.prompt))
+        contexts = list(self._waiting)
+        prefixes = keep(self._reading, self._slots, self._pool)
+        for item, prefix in zip(self._reading, prefixes, strict=True):
+            first, *same = (_Member(keyed, prefix) for keyed in self._waiting.pop(contexts[item.number]))
             self._held[item.row] = item.prompt
             self._others += [item.row] * len(same)
             firsts.append(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 from attrs import frozen
@@ -17,8 +18,10 @@ _IDS_AT_ONCE: Final = 8192
 
 @frozen
 class Unread:
-    """A prompt in its row, of which the first ``known`` ids are there already."""
+    """A prompt in its row, of which the first ``known`` ids are there already; ``number`` is its place
+    among those that were given."""
 
+    number: int
     prompt: tuple[int, ...]
     row: int
     known: int
@@ -32,13 +35,13 @@ class Unread:
 
 
 def take_rows(
-    prompts: Iterable[tuple[int, ...]],
+    prompts: Sequence[tuple[int, ...]],
     slots: KVSlots,
     pool: PrefixPool,
     first: int,
     held: Mapping[int, tuple[int, ...]],
 ) -> list[Unread]:
-    """Put distinct prompts into the rows from ``first`` on, in which there must be room, shortest
+    """Put prompts into the rows from ``first`` on, in which there must be room, shortest
     unread part first.
 
     What the pool knows is copied, but for what a row still holds: ``held`` says what rows begin with.
@@ -46,9 +49,9 @@ def take_rows(
     once: the others are left out, to be given another time, and so is what is too much for one pass.
     """
     claimed: set[int] = set()
-    matches: list[tuple[int, tuple[int, ...], list[int], int]] = []
+    matches: list[tuple[int, int, list[int], int]] = []
     left = _IDS_AT_ONCE
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
         places, key = pool.match(prompt[:-1])
         unread = len(prompt) - len(places)
         next_key = longer(key, prompt[len(places)])
@@ -56,11 +59,12 @@ def take_rows(
             continue
         left -= unread
         claimed.add(next_key)
-        matches.append((unread, prompt, places, key))
-    matches.sort(key=lambda match: match[0])
+        matches.append((unread, number, places, key))
+    matches.sort(key=itemgetter(0))
     taken = []
-    for row, (_, prompt, places, key) in enumerate(matches, start=first):
-        taken.append(Unread(prompt, row, len(places), key))
+    for row, (_, number, places, key) in enumerate(matches, start=first):
+        prompt = prompts[number]
+        taken.append(Unread(number, prompt, row, len(places), key))
         there = min(shared(held.get(row, ()), prompt), len(places))
         pool.copy(places[there:], slots.tokens(row, there, len(places)))
     return taken
