@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +13,9 @@ from rftt.policies.distribution import Warp, draw
 from rftt.policies.noise import uniform
 from rftt.policies.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import END, TokenAutomaton
+
+_ROOM: Final = 16
+"""Fewest ids of a request that there is room for: all are copied whenever requests come or go."""
 
 
 class Draws:
@@ -38,20 +42,19 @@ class Draws:
 
     def add(self, requests: Sequence[SampleRequest]) -> None:
         """Take on requests, in the next places."""
-        width = max(self._ids.shape[1], max(request.max_tokens for request in requests))
-        more = (0, width - self._ids.shape[1], 0, len(requests))
-        self._ids = torch.nn.functional.pad(self._ids, more)
-        self._log_probs = torch.nn.functional.pad(self._log_probs, more)
         columns = torch.tensor(
             [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in requests],
             device=self._columns.device,
         ).T
         self._columns = torch.cat([self._columns, columns], 1)
+        self._pad(0, len(requests))
 
     def draw(self, logits: Float[Tensor, "rows size"], others: Sequence[int]) -> None:
         """Draw one id for each request: from the rows in turn, and then from those of the others.
         ``logits`` is overwritten."""
         states, seeds, _, drawn, _ = self._columns
+        if (most := int(drawn.max())) == self._ids.shape[1]:
+            self._pad(max(_ROOM, most), 0)
         allowed = None if self._all_allowed else self._automaton.allowed[states[: len(logits)]]
         rows = torch.tensor([*range(len(logits)), *others], device=states.device) if others else None
         ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn), rows)
@@ -59,6 +62,10 @@ class Draws:
         self._log_probs.scatter_(1, drawn[:, None], log_probs)
         states.copy_(self._automaton.following[states, ids[:, 0]])
         drawn += 1
+
+    def _pad(self, columns: int, rows: int) -> None:
+        self._ids = torch.nn.functional.pad(self._ids, (0, columns, 0, rows))
+        self._log_probs = torch.nn.functional.pad(self._log_probs, (0, columns, 0, rows))
 
     def finished(self) -> dict[int, Sample]:
         """The samples of requests that need no more ids, by place."""

@@ -13,22 +13,31 @@ from rftt.policies.lane import Keyed, Lane
 from rftt.policies.packed import PackedModel
 from rftt.policies.sampler import Sample, SampleRequest, SampleStream
 
-_WORTH_A_LANE: Final = 64
-"""With fewer rows, attention apart costs more than columns that are read for nothing."""
+_WORTH_A_LANE: Final = 1 << 26
+"""So many bytes read for nothing in every pass take longer than attention apart."""
 
 
 class RunningBatch(SampleStream):
     """A stream over one model, in lanes.
 
     Attention reads as many columns of every row as the longest row of its lane has. So there is a lane
-    for prompts of up to 63 ids, one for those of up to 127, and so on; where few would be in one, they
+    for prompts of up to 63 ids, one for those of up to 127, and so on; where it would spare little, they
     go with longer ones.
+
+    Args:
+        model: reads what the lanes hold.
+        lane: a new lane for prompts whose lengths have so many bits.
+        batch_size: most requests in all lanes.
+        token_bytes: what a token's keys and values take.
     """
 
-    def __init__(self, model: PackedModel, lane: Callable[[int], Lane], batch_size: int) -> None:
+    def __init__(
+        self, model: PackedModel, lane: Callable[[int], Lane], batch_size: int, token_bytes: int
+    ) -> None:
         self._model = model
         self._new_lane = lane
         self._batch_size = batch_size
+        self._token_bytes = token_bytes
         self._lanes: dict[int, Lane] = {}
         self._waiting: list[tuple[int, int, SampleRequest]] = []
         self._added = 0
@@ -60,7 +69,8 @@ class RunningBatch(SampleStream):
         rows = {size: len(lane) for size, lane in self._lanes.items() if len(lane)}
         for size in sorted(groups):
             longer = min((other for other in {*groups, *rows} if other > size), default=None)
-            if longer and len(groups[size]) + rows.get(size, 0) < _WORTH_A_LANE:
+            count = len(groups[size]) + rows.get(size, 0)
+            if longer and count * (2**longer - 2**size) * self._token_bytes < _WORTH_A_LANE:
                 groups[longer] += groups.pop(size)
         for size, requests in groups.items():
             if size not in self._lanes:

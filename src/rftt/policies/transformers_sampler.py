@@ -90,7 +90,7 @@ class TransformersSampler(Sampler):
                 self._slots[size] = KVSlots(self.model)
             return Lane(self._slots[size], pool, automaton, self.warp)
 
-        return RunningBatch(self._reader, lane, self.batch_size)
+        return RunningBatch(self._reader, lane, self.batch_size, self._token_bytes)
 
     @torch.no_grad()
     def next_log_probs(
@@ -138,5 +138,5 @@ class TransformersSampler(Sampler):
         # Apart from the lanes': a stream may be under way.
         self._prior_slots = KVSlots(self.model)
         shape = self._prior_slots.token_shape
-        kept = self.prefix_bytes // (prod(shape) * self.model.dtype.itemsize)
-        self._pool = PrefixPool(kept, shape)
+        self._token_bytes = prod(shape) * self.model.dtype.itemsize
+        self._pool = PrefixPool(self.prefix_bytes // self._token_bytes, shape)
