@@ -9,10 +9,10 @@ from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
+from rftt.policies.blocks import Block, one_each
 from rftt.policies.distribution import Warp
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.packed import Block, one_each
 from rftt.policies.prefill import Unread, blocks_of, keep, shared, take_rows
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest

@@ -8,8 +8,8 @@ from typing import Final
 
 from attrs import frozen
 
+from rftt.policies.blocks import Block, several_each
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.packed import Block, several_each
 from rftt.policies.prefix_pool import PrefixPool, longer
 
 _IDS_AT_ONCE: Final = 8192

@@ -82,7 +82,7 @@ class RunningBatch(SampleStream):
         lanes = [lane for lane in self._lanes.values() if len(lane)]
         blocks = [lane.blocks() for lane in lanes]
         logits = self._model.read([block for of_lane in blocks for block in of_lane])
-        rows = [sum(len(block.starts) for block in of_lane) for of_lane in blocks]
+        rows = [sum(block.height for block in of_lane) for of_lane in blocks]
         return [
             sample
             for lane, part in zip(lanes, logits.split(rows), strict=True)

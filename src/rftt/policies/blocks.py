@@ -1,0 +1,103 @@
+"""What one forward pass reads: new ids of many rows, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from attrs import field, frozen
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from rftt.policies.kv_slots import KVSlots
+
+
+@frozen(eq=False)
+class Block:
+    """New ids of neighbouring rows, one row's after another's.
+
+    Attributes:
+        slots: where the rows are.
+        first: the first of them.
+        starts: how long each row is so far.
+        ids: all new ids.
+        rows: the row of each, counted from the first.
+        offsets: the place of each among the new ids of its row.
+        new: most new ids of a row.
+        width: how long the longest row will be.
+    """
+
+    slots: KVSlots
+    first: int
+    starts: Int64[Tensor, " rows"]
+    ids: Int64[Tensor, " ids"]
+    rows: Int64[Tensor, " ids"]
+    offsets: Int64[Tensor, " ids"]
+    new: int
+    width: int
+    _masks: dict[int | None, Tensor] = field(factory=dict, init=False)
+
+    @cached_property
+    def size(self) -> int:
+        """How many new ids there are."""
+        return len(self.ids)
+
+    @cached_property
+    def height(self) -> int:
+        """How many rows."""
+        return len(self.starts)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows have as many new ids."""
+        return self.size == self.height * self.new
+
+    @cached_property
+    def columns(self) -> Int64[Tensor, " ids"]:
+        """Where each new id stands in its row."""
+        return self.starts[self.rows] + self.offsets
+
+    @property
+    def ends(self) -> Int64[Tensor, " rows"]:
+        """Which of the new ids are the last of their rows."""
+        return torch.bincount(self.rows, minlength=self.height).cumsum(0) - 1
+
+    @cached_property
+    def kept(self) -> Float[Tensor, "rows sides heads width dimensions"]:
+        """The rows' keys and values."""
+        return self.slots.store[self.first : self.first + self.height, :, :, : self.width]
+
+    def mask(self, window: int | None) -> Float[Tensor, "rows 1 new width"]:
+        """What is added to attention: nothing at a new id's own column and those before it, the last
+        ``window`` of them if there is one, and so much elsewhere that it is not seen."""
+        if window not in self._masks:
+            device, dtype = self.starts.device, self.slots.model.dtype
+            own = (self.starts[:, None] + torch.arange(self.new, device=device))[:, :, None]
+            columns = torch.arange(self.width, device=device)
+            hidden: Bool[Tensor, "rows new width"] = columns > own
+            if window is not None:
+                hidden |= columns <= own - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+            self._masks[window] = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+        return self._masks[window]
+
+
+def one_each(slots: KVSlots, starts: Int64[Tensor, " rows"], ids: Int64[Tensor, " rows"]) -> Block:
+    """One new id for each row from the front on."""
+    rows = torch.arange(len(ids), device=ids.device)
+    return Block(slots, 0, starts, ids, rows, torch.zeros_like(rows), 1, int(starts.max()) + 1)
+
+
+def several_each(
+    slots: KVSlots, first: int, starts: Sequence[int], ids: Sequence[Sequence[int]]
+) -> Block:
+    """New ids for rows from ``first`` on."""
+    table = [(token, row, offset) for row, new in enumerate(ids) for offset, token in enumerate(new)]
+    device = slots.model.device
+    tokens, rows, offsets = torch.tensor(table, device=device).T.contiguous()
+    width = max(start + len(new) for start, new in zip(starts, ids, strict=True))
+    return Block(
+        slots, first, torch.tensor(starts, device=device), tokens, rows, offsets,
+        max(map(len, ids)), width,
+    )  # fmt: skip
