@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftt.policies.distribution import Warp, inverse_cumulative, probabilities
+from rftt.policies.distribution import Warp, draw, inverse_cumulative, probabilities
 from tests.chi_squared import assert_drawn_from
 
 
@@ -85,12 +85,12 @@ _WEIGHT = st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0])
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2**53 - 1)), min_size=1, max_size=4),
 )
 def test_the_id_drawn_is_where_the_sum_passes_the_noise(
-    weights: list[list[float]], draws: list[tuple[int, int]]
+    weights: list[list[float]], drawn_from: list[tuple[int, int]]
 ) -> None:
     table = torch.tensor(weights)
     table /= table.sum(1, keepdim=True)
-    rows = [row % len(weights) for row, _ in draws]
-    noises = [draw / 2**53 for _, draw in draws]
+    rows = [row % len(weights) for row, _ in drawn_from]
+    noises = [number / 2**53 for _, number in drawn_from]
     found = inverse_cumulative(table, torch.tensor(rows), torch.tensor(noises, dtype=torch.float64))
     for row, noise, drawn in zip(rows, noises, found.tolist(), strict=True):
         probs = [Fraction(p) for p in table[row].tolist()]
@@ -98,6 +98,19 @@ def test_the_id_drawn_is_where_the_sum_passes_the_noise(
         below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
         mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
         assert below - slack <= mark <= upto + slack
+
+
+@pytest.mark.parametrize("warp", [Warp(), Warp(0.0), Warp(0.7, 0.9, 0.001)])
+def test_a_draw_from_a_large_vocabulary_does_not_depend_on_other_rows(warp: Warp) -> None:
+    torch.manual_seed(0)
+    logits, noise = 3 * torch.randn(13, 50_001), torch.rand(13, dtype=torch.float64)
+    allowed = torch.rand(13, 50_001) < 0.9
+    together = draw(logits.clone(), allowed, warp, noise)
+    for row in range(13):
+        one = slice(row, row + 1)
+        ids, log_probs = draw(logits[one].clone(), allowed[one], warp, noise[one])
+        assert ids.item() == together[0][row].item()
+        assert log_probs.item() == pytest.approx(together[1][row].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])

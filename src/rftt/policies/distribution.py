@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Final
 
 import torch
 from attrs import field, frozen, validators
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+_AT_ONCE: Final = 1 << 18
+"""Numbers, at most, that are computed at a time."""
 
 
 @frozen
@@ -36,8 +41,7 @@ class Warp:
 def probabilities(
     logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"] | None, warp: Warp
 ) -> Float[Tensor, "rows size"]:
-    """The probabilities that ids are drawn with; without ``allowed``, all are. ``logits`` is
-    overwritten: a large vocabulary takes longer to copy than to draw from."""
+    """The probabilities that ids are drawn with; without ``allowed``, all are."""
     if allowed is not None:
         logits = logits.masked_fill_(~allowed, -torch.inf)
     if warp.temperature == 0:
@@ -72,8 +76,10 @@ def draw(
 ) -> tuple[Int64[Tensor, "draws 1"], Float[Tensor, "draws 1"]]:
     """Ids, and the log-probability that each was drawn with: from these rows, or one from each.
     Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
-    draw so."""
-    probs = probabilities(logits.float(), allowed, warp)
+    draw so. ``logits`` is overwritten."""
+    probs = logits.float()
+    for some in _few(probs):
+        probs[some] = probabilities(probs[some], None if allowed is None else allowed[some], warp)
     if rows is None:
         rows = torch.arange(len(probs), device=probs.device)
     ids = inverse_cumulative(probs, rows, noise)
@@ -94,7 +100,7 @@ def inverse_cumulative(
     if missing := -size % width:  # padding by nothing copies too
         probs = torch.nn.functional.pad(probs, (0, missing))
     blocks = probs.view(len(probs), -1, width)
-    mass = blocks.double().sum(2)
+    mass = torch.cat([blocks[some].double().sum(2) for some in _few(probs)])
     cumulative = mass.cumsum(1)[rows]
     mark = noise.double()[:, None] * cumulative[:, -1:]
     block = _passes(cumulative, mark)
@@ -102,6 +108,14 @@ def inverse_cumulative(
     within = blocks[rows, block[:, 0]]
     place = _passes(within.double().cumsum(1), mark - before)
     return (block * width + place)[:, 0]
+
+
+def _few(table: Float[Tensor, "rows size"]) -> Iterator[slice]:
+    """A few rows at a time. What is computed of a large vocabulary takes fresh memory, and to get that
+    from the system, for a whole batch, takes longer than to compute it."""
+    rows, size = table.shape
+    step = max(1, _AT_ONCE // size)
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 @lru_cache
