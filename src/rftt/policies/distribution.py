@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
 import torch
 from attrs import field, frozen, validators
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-_AT_ONCE: Final = 1 << 18
+_AT_ONCE: Final = 1 << 19
 """Numbers, at most, that are computed at a time."""
 
 
@@ -78,7 +77,7 @@ def draw(
     Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
     draw so. ``logits`` is overwritten."""
     probs = logits.float()
-    for some in _few(probs):
+    for some in _few(*probs.shape):
         probs[some] = probabilities(probs[some], None if allowed is None else allowed[some], warp)
     if rows is None:
         rows = torch.arange(len(probs), device=probs.device)
@@ -100,7 +99,7 @@ def inverse_cumulative(
     if missing := -size % width:  # padding by nothing copies too
         probs = torch.nn.functional.pad(probs, (0, missing))
     blocks = probs.view(len(probs), -1, width)
-    mass = torch.cat([blocks[some].double().sum(2) for some in _few(probs)])
+    mass = _masses(blocks)
     cumulative = mass.cumsum(1)[rows]
     mark = noise.double()[:, None] * cumulative[:, -1:]
     block = _passes(cumulative, mark)
@@ -110,12 +109,22 @@ def inverse_cumulative(
     return (block * width + place)[:, 0]
 
 
-def _few(table: Float[Tensor, "rows size"]) -> Iterator[slice]:
+def _masses(blocks: Float[Tensor, "rows blocks width"]) -> Float64[Tensor, "rows blocks"]:
+    rows, count, width = blocks.shape
+    masses = torch.empty(rows, count, dtype=torch.float64, device=blocks.device)
+    parts = _few(rows, count * width)
+    wide = torch.empty_like(blocks[parts[0]], dtype=torch.float64)
+    for some in parts:
+        part = blocks[some]
+        torch.sum(wide[: len(part)].copy_(part), 2, out=masses[some])
+    return masses
+
+
+def _few(rows: int, size: int) -> list[slice]:
     """A few rows at a time. What is computed of a large vocabulary takes fresh memory, and to get that
     from the system, for a whole batch, takes longer than to compute it."""
-    rows, size = table.shape
     step = max(1, _AT_ONCE // size)
-    return (slice(start, start + step) for start in range(0, rows, step))
+    return [slice(start, start + step) for start in range(0, rows or 1, step)]
 
 
 @lru_cache
