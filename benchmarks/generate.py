@@ -60,9 +60,9 @@ class _Draw(LogitsProcessor):
         self, input_ids: Int64[Tensor, "1 length"], scores: Float[Tensor, "1 size"]
     ) -> Float[Tensor, "1 size"]:
         noise = uniform(self._seed, torch.tensor([len(self.log_probs)]))
-        ids, log_probs = draw(scores, self._allowed, self._warp, noise)
+        ids, log_probs = draw(scores, self._allowed, self._warp, noise, torch.tensor([0]))
         self.log_probs.append(float(log_probs))
-        return torch.full_like(scores, -torch.inf).scatter(1, ids, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(1, ids[None], 0.0)
 
 
 class _Calls(SampleStream):

@@ -105,10 +105,10 @@ def test_a_draw_from_a_large_vocabulary_does_not_depend_on_other_rows(warp: Warp
     torch.manual_seed(0)
     logits, noise = 3 * torch.randn(13, 50_001), torch.rand(13, dtype=torch.float64)
     allowed = torch.rand(13, 50_001) < 0.9
-    together = draw(logits.clone(), allowed, warp, noise)
+    together = draw(logits.clone(), allowed, warp, noise, torch.arange(13))
     for row in range(13):
         one = slice(row, row + 1)
-        ids, log_probs = draw(logits[one].clone(), allowed[one], warp, noise[one])
+        ids, log_probs = draw(logits[one].clone(), allowed[one], warp, noise[one], torch.tensor([0]))
         assert ids.item() == together[0][row].item()
         assert log_probs.item() == pytest.approx(together[1][row].item(), abs=1e-5)
 

@@ -71,18 +71,16 @@ def draw(
     allowed: Bool[Tensor, "rows size"] | None,
     warp: Warp,
     noise: Float[Tensor, " draws"],
-    rows: Int64[Tensor, " draws"] | None = None,
-) -> tuple[Int64[Tensor, "draws 1"], Float[Tensor, "draws 1"]]:
-    """Ids, and the log-probability that each was drawn with: from these rows, or one from each.
+    rows: Int64[Tensor, " draws"],
+) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
+    """Ids from these rows, and the log-probability that each was drawn with.
     Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
     draw so. ``logits`` is overwritten."""
     probs = logits.float()
     for some in _few(*probs.shape):
         probs[some] = probabilities(probs[some], None if allowed is None else allowed[some], warp)
-    if rows is None:
-        rows = torch.arange(len(probs), device=probs.device)
     ids = inverse_cumulative(probs, rows, noise)
-    return ids[:, None], probs[rows, ids].log()[:, None]
+    return ids, probs[rows, ids].log()
 
 
 def inverse_cumulative(

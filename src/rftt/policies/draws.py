@@ -15,72 +15,75 @@ from rftt.policies.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import END, TokenAutomaton
 
 _ROOM: Final = 16
-"""Fewest ids of a request that there is room for: all are copied whenever requests come or go."""
+"""Fewest requests, and ids of a request, that there is room for."""
 
 
 class Draws:
-    """Place ``i`` of each tensor is that of request ``i``."""
+    """A table in which each request has a place of its own until it is finished."""
 
     def __init__(self, automaton: TokenAutomaton, warp: Warp, device: torch.device) -> None:
         self._automaton = automaton
         self._all_allowed = bool(automaton.allowed.all())
         self._warp = warp
+        self._free: list[int] = []
         # The automaton's state, seed, most ids, ids drawn, length of the prompt.
         self._columns = torch.zeros(5, 0, dtype=torch.int64, device=device)
-        self._ids = torch.zeros(0, 0, dtype=torch.int64, device=device)
-        self._log_probs = torch.zeros(0, 0, device=device)
+        self._ids = torch.zeros(0, _ROOM, dtype=torch.int64, device=device)
+        self._log_probs = torch.zeros(0, _ROOM, device=device)
 
-    @property
-    def last(self) -> Int64[Tensor, "requests 1"]:
-        """The ids drawn last, which the model has not read."""
-        return self._ids.gather(1, self._columns[3, :, None] - 1)
+    def add(self, requests: Sequence[SampleRequest]) -> list[int]:
+        """Take on requests; their places."""
+        if (missing := len(requests) - len(self._free)) > 0:
+            there = len(self._ids)
+            more = max(missing, there, _ROOM)
+            self._columns = torch.nn.functional.pad(self._columns, (0, more))
+            self._pad(more, 0)
+            self._free += reversed(range(there, there + more))
+        places = [self._free.pop() for _ in requests]
+        if not places:
+            return []
+        columns = [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in requests]
+        self._columns[:, places] = torch.tensor(columns, device=self._columns.device).T
+        return places
 
-    @property
-    def lengths(self) -> Int64[Tensor, " requests"]:
-        """How many ids stand before those."""
-        return self._columns[3] + self._columns[4] - 1
+    def unread(self, places: Sequence[int]) -> tuple[Int64[Tensor, " places"], Int64[Tensor, " places"]]:
+        """How many ids the model has read of each, and the one drawn last, which it has not."""
+        at = torch.tensor(places, dtype=torch.int64, device=self._ids.device)
+        *_, drawn, prompts = self._columns[:, at]
+        return prompts + drawn - 1, self._ids[at, drawn - 1]
 
-    def add(self, requests: Sequence[SampleRequest]) -> None:
-        """Take on requests, in the next places."""
-        columns = torch.tensor(
-            [[r.state, r.seed, r.max_tokens, 0, len(r.prompt)] for r in requests],
-            device=self._columns.device,
-        ).T
-        self._columns = torch.cat([self._columns, columns], 1)
-        self._pad(0, len(requests))
+    def draw(
+        self, logits: Float[Tensor, "rows size"], places: Sequence[int], rows: Sequence[int]
+    ) -> dict[int, Sample]:
+        """Draw an id for each of these requests, from its row of the logits, which are overwritten;
+        requests of one row are in the same state. What is returned are the samples that are finished:
+        their places are free again."""
+        at, of = torch.tensor([places, rows], device=self._ids.device)
+        states, seeds, limits, drawn, _ = self._columns[:, at]
+        if int(drawn.max()) == self._ids.shape[1]:
+            self._pad(0, self._ids.shape[1])
+        allowed = None
+        if not self._all_allowed:
+            allowed = self._automaton.allowed[states.new_empty(len(logits)).scatter_(0, of, states)]
+        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn), of)
+        self._ids[at, drawn] = ids
+        self._log_probs[at, drawn] = log_probs
+        states, drawn = self._automaton.following[states, ids], drawn + 1
+        self._columns[0, at] = states
+        self._columns[3, at] = drawn
+        finished = ((states == END) | (drawn >= limits)).nonzero()[:, 0]
+        return self._take_out(at[finished], drawn[finished]) if len(finished) else {}
 
-    def draw(self, logits: Float[Tensor, "rows size"], others: Sequence[int]) -> None:
-        """Draw one id for each request: from the rows in turn, and then from those of the others.
-        ``logits`` is overwritten."""
-        states, seeds, _, drawn, _ = self._columns
-        if (most := int(drawn.max())) == self._ids.shape[1]:
-            self._pad(max(_ROOM, most), 0)
-        allowed = None if self._all_allowed else self._automaton.allowed[states[: len(logits)]]
-        rows = torch.tensor([*range(len(logits)), *others], device=states.device) if others else None
-        ids, log_probs = draw(logits, allowed, self._warp, uniform(seeds, drawn), rows)
-        self._ids.scatter_(1, drawn[:, None], ids)
-        self._log_probs.scatter_(1, drawn[:, None], log_probs)
-        states.copy_(self._automaton.following[states, ids[:, 0]])
-        drawn += 1
-
-    def _pad(self, columns: int, rows: int) -> None:
-        self._ids = torch.nn.functional.pad(self._ids, (0, columns, 0, rows))
-        self._log_probs = torch.nn.functional.pad(self._log_probs, (0, columns, 0, rows))
-
-    def finished(self) -> dict[int, Sample]:
-        """The samples of requests that need no more ids, by place."""
-        states, _, limits, drawn, _ = self._columns
-        places = ((states == END) | (drawn >= limits)).nonzero()[:, 0]
-        if not len(places):
-            return {}
-        columns = self._ids[places], self._log_probs[places], drawn[places], places
+    def _take_out(
+        self, places: Int64[Tensor, " places"], counts: Int64[Tensor, " places"]
+    ) -> dict[int, Sample]:
+        self._free += places.tolist()
+        columns = self._ids[places], self._log_probs[places], counts, places
         return {
             place: Sample(tuple(ids[:count]), tuple(log_probs[:count]))
             for ids, log_probs, count, place in zip(*(c.tolist() for c in columns), strict=True)
         }
 
-    def arrange(self, order: Sequence[int]) -> None:
-        """Keep the requests at these places, in this order."""
-        self._columns = self._columns[:, order]
-        self._ids = self._ids[order]
-        self._log_probs = self._log_probs[order]
+    def _pad(self, requests: int, ids: int) -> None:
+        self._ids = torch.nn.functional.pad(self._ids, (0, ids, 0, requests))
+        self._log_probs = torch.nn.functional.pad(self._log_probs, (0, ids, 0, requests))

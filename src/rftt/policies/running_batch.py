@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from rftt.policies.draws import Draws
 from rftt.policies.lane import Keyed, Lane
 from rftt.policies.packed import PackedModel
 from rftt.policies.sampler import Sample, SampleRequest, SampleStream
@@ -26,15 +27,22 @@ class RunningBatch(SampleStream):
 
     Args:
         model: reads what the lanes hold.
+        draws: an empty table for requests.
         lane: a new lane for prompts whose lengths have so many bits.
         batch_size: most requests in all lanes.
         token_bytes: what a token's keys and values take.
     """
 
     def __init__(
-        self, model: PackedModel, lane: Callable[[int], Lane], batch_size: int, token_bytes: int
+        self,
+        model: PackedModel,
+        draws: Draws,
+        lane: Callable[[int], Lane],
+        batch_size: int,
+        token_bytes: int,
     ) -> None:
         self._model = model
+        self._draws = draws
         self._new_lane = lane
         self._batch_size = batch_size
         self._token_bytes = token_bytes
@@ -78,13 +86,12 @@ class RunningBatch(SampleStream):
             self._lanes[size].admit(requests)
 
     def _step(self) -> list[tuple[int, Sample]]:
-        """One forward pass for all lanes."""
+        """One forward pass and one draw for all lanes."""
         lanes = [lane for lane in self._lanes.values() if len(lane)]
-        blocks = [lane.blocks() for lane in lanes]
-        logits = self._model.read([block for of_lane in blocks for block in of_lane])
-        rows = [sum(block.height for block in of_lane) for of_lane in blocks]
-        return [
-            sample
-            for lane, part in zip(lanes, logits.split(rows), strict=True)
-            for sample in lane.take(part)
-        ]
+        logits = self._model.read([block for lane in lanes for block in lane.blocks()])
+        for lane in lanes:
+            lane.join()
+        rows = enumerate(row for lane in lanes for row in lane.rows)
+        places, of = zip(*((place, number) for number, row in rows for place in row), strict=True)
+        finished = self._draws.draw(logits, places, of)
+        return [sample for lane in lanes for sample in lane.retire(finished)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.distribution import Warp, log_probabilities
+from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.packed import PackedModel
@@ -84,13 +85,14 @@ class TransformersSampler(Sampler):
         """As in :class:`Sampler`. The memory is the sampler's: a new stream ends the one before."""
         automaton = automaton.to(self.model.device)
         pool = self._prefixes()
+        draws = Draws(automaton, self.warp, self.model.device)
 
         def lane(size: int) -> Lane:
             if size not in self._slots:
                 self._slots[size] = KVSlots(self.model)
-            return Lane(self._slots[size], pool, automaton, self.warp)
+            return Lane(self._slots[size], pool, draws)
 
-        return RunningBatch(self._reader, lane, self.batch_size, self._token_bytes)
+        return RunningBatch(self._reader, draws, lane, self.batch_size, self._token_bytes)
 
     @torch.no_grad()
     def next_log_probs(

@@ -104,8 +104,10 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
                 here = log_probabilities(here, tables.allowed[states])
             else:
                 allowed = None if tables.allows_all else tables.allowed[states]
-                ids, log_probs = draw(here, allowed, Warp(*rule.warp), uniform(seeds, positions))
-                here.fill_(-torch.inf).scatter_(1, ids, log_probs.to(here.dtype))
+                each = torch.arange(len(here), device=here.device)
+                ids, log_probs = draw(here, allowed, Warp(*rule.warp), uniform(seeds, positions), each)
+                here.fill_(-torch.inf)
+                here[each, ids] = log_probs.to(here.dtype)
             if is_all:
                 logits = here.to(logits.dtype)
             else:
