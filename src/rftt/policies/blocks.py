@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from attrs import field, frozen
@@ -23,7 +24,8 @@ class Block:
         starts: how long each row is so far.
         ids: all new ids.
         rows: the row of each, counted from the first.
-        offsets: the place of each among the new ids of its row.
+        columns: where each stands in its row.
+        ends: which of them are the last of their rows.
         new: most new ids of a row.
         width: how long the longest row will be.
     """
@@ -33,7 +35,8 @@ class Block:
     starts: Int64[Tensor, " rows"]
     ids: Int64[Tensor, " ids"]
     rows: Int64[Tensor, " ids"]
-    offsets: Int64[Tensor, " ids"]
+    columns: Int64[Tensor, " ids"]
+    ends: Int64[Tensor, " rows"]
     new: int
     width: int
     _masks: dict[int | None, Tensor] = field(factory=dict, init=False)
@@ -54,14 +57,9 @@ class Block:
         return self.size == self.height * self.new
 
     @cached_property
-    def columns(self) -> Int64[Tensor, " ids"]:
-        """Where each new id stands in its row."""
-        return self.starts[self.rows] + self.offsets
-
-    @property
-    def ends(self) -> Int64[Tensor, " rows"]:
-        """Which of the new ids are the last of their rows."""
-        return torch.bincount(self.rows, minlength=self.height).cumsum(0) - 1
+    def offsets(self) -> Int64[Tensor, " ids"]:
+        """The place of each among the new ids of its row."""
+        return self.columns - self.starts[self.rows]
 
     @cached_property
     def kept(self) -> Float[Tensor, "rows sides heads width dimensions"]:
@@ -86,18 +84,22 @@ class Block:
 def one_each(slots: KVSlots, starts: Int64[Tensor, " rows"], ids: Int64[Tensor, " rows"]) -> Block:
     """One new id for each row from the front on."""
     rows = torch.arange(len(ids), device=ids.device)
-    return Block(slots, 0, starts, ids, rows, torch.zeros_like(rows), 1, int(starts.max()) + 1)
+    return Block(slots, 0, starts, ids, rows, starts, rows, 1, int(starts.max()) + 1)
 
 
 def several_each(
     slots: KVSlots, first: int, starts: Sequence[int], ids: Sequence[Sequence[int]]
 ) -> Block:
     """New ids for rows from ``first`` on."""
-    table = [(token, row, offset) for row, new in enumerate(ids) for offset, token in enumerate(new)]
+    table = [
+        (token, row, column)
+        for row, (start, new) in enumerate(zip(starts, ids, strict=True))
+        for column, token in enumerate(new, start)
+    ]
+    ends = accumulate(map(len, ids), initial=-1)
+    next(ends)
     device = slots.model.device
-    tokens, rows, offsets = torch.tensor(table, device=device).T.contiguous()
-    width = max(start + len(new) for start, new in zip(starts, ids, strict=True))
-    return Block(
-        slots, first, torch.tensor(starts, device=device), tokens, rows, offsets,
-        max(map(len, ids)), width,
-    )  # fmt: skip
+    tokens, rows, columns = torch.tensor(table, device=device).T.contiguous()
+    by_row = torch.tensor([starts, [*ends]], device=device)
+    width = 1 + max(column for _, _, column in table)
+    return Block(slots, first, by_row[0], tokens, rows, columns, by_row[1], max(map(len, ids)), width)

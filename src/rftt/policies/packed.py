@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Final
 
 import torch
@@ -78,11 +78,8 @@ class PackedModel:
 
 
 def _ends(blocks: Sequence[Block]) -> Int64[Tensor, " rows"]:
-    before, ends = 0, []
-    for block in blocks:
-        ends.append(block.ends + before)
-        before += block.size
-    return torch.cat(ends)
+    before = accumulate((block.size for block in blocks), initial=0)
+    return torch.cat([block.ends + start for block, start in zip(blocks, before, strict=False)])
 
 
 @frozen(eq=False)
