@@ -169,11 +169,11 @@ def with_transformers(job: Job, chosen: argparse.Namespace) -> dict[str, float]:
     sampler = TransformersSampler(job.source.model, job.source.tokenizer, batch_size=job.batch)
     steps = 0
 
-    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+    def count(*_: object) -> None:
         nonlocal steps
-        steps += kwargs["input_ids"].shape[1] == 1
+        steps += 1
 
-    hook = sampler.model.register_forward_pre_hook(count, with_kwargs=True)
+    hook = sampler.model.register_forward_pre_hook(count)
 
     def raw(done: Sequence[tuple[SampleRequest, Sample]]) -> float:
         hook.remove()
