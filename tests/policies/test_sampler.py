@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers import BloomConfig, BloomForCausalLM
 
 from rftt import TransformersSampler
 from rftt.policies.noise import uniform
@@ -214,6 +215,22 @@ def test_the_model_is_left_as_it_was() -> None:
     sampler.sample(REQUESTS[:2], _automaton(sampler))
     assert sampler.model.training
     assert sampler.model.config._attn_implementation == attention
+
+
+def test_a_model_that_computes_attention_itself_is_sampled_with_that() -> None:
+    sampler = _sampler()
+    sampler.model.set_attn_implementation("eager")
+    automaton = _automaton(sampler)
+    for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, automaton), strict=True):
+        plain = _plain_log_probs(sampler, request.prompt + sample.ids[:-1])
+        assert abs(float(plain[sample.ids[-1]]) - sample.log_probs[-1]) < 1e-4
+    assert sampler.model.config._attn_implementation == "eager"
+
+
+def test_a_family_whose_attention_cannot_be_replaced_is_refused() -> None:
+    config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)
+    with pytest.raises(ValueError, match="BloomForCausalLM does not take attention from"):
+        TransformersSampler(BloomForCausalLM(config), tokenizer())
 
 
 def test_a_model_with_an_adapter_is_sampled_with_it() -> None:

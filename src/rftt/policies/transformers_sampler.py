@@ -32,8 +32,9 @@ class TransformersSampler(Sampler):
     """Ancestral sampling with continuous batching and a store of prefixes.
 
     A request joins the running batch when another ends, and reads only the part of its prompt that
-    was not read before, in this stream or an earlier one. Seeds, masks and stopping are exact for
-    each request.
+    was not read before, in this stream or an earlier one, in the passes that others decode in. Requests
+    of the same context are computed once until they draw different ids. Seeds, masks and stopping are
+    exact for each request.
 
     What was read is forgotten when torch has changed a parameter in place, as optimizers do and
     ``load_state_dict``; call :meth:`forget` after changing weights in another way.
@@ -45,6 +46,9 @@ class TransformersSampler(Sampler):
         temperature, top_p, min_p: as in :class:`~rftt.policies.distribution.Warp`.
         batch_size: most requests in the running batch.
         prefix_bytes: memory for prefixes that may come again.
+
+    Raises ``ValueError`` if the model's family does not take its attention from transformers'
+    ``AttentionInterface``; all that are tested do.
     """
 
     def __init__(
