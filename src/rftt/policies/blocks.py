@@ -84,7 +84,9 @@ class Block:
 def one_each(slots: KVSlots, starts: Int64[Tensor, " rows"], ids: Int64[Tensor, " rows"]) -> Block:
     """One new id for each row from the front on."""
     rows = torch.arange(len(ids), device=ids.device)
-    return Block(slots, 0, starts, ids, rows, starts, rows, 1, int(starts.max()) + 1)
+    return Block(
+        slots, 0, starts, ids, rows, columns=starts, ends=rows, new=1, width=int(starts.max()) + 1
+    )
 
 
 def several_each(
@@ -96,10 +98,11 @@ def several_each(
         for row, (start, new) in enumerate(zip(starts, ids, strict=True))
         for column, token in enumerate(new, start)
     ]
-    ends = accumulate(map(len, ids), initial=-1)
-    next(ends)
+    ends = [total - 1 for total in accumulate(map(len, ids))]
     device = slots.model.device
     tokens, rows, columns = torch.tensor(table, device=device).T.contiguous()
-    by_row = torch.tensor([starts, [*ends]], device=device)
-    width = 1 + max(column for _, _, column in table)
-    return Block(slots, first, by_row[0], tokens, rows, columns, by_row[1], max(map(len, ids)), width)
+    return Block(
+        slots, first, torch.tensor(starts, device=device), tokens, rows,
+        columns=columns, ends=torch.tensor(ends, device=device), new=max(map(len, ids)),
+        width=1 + max(column for _, _, column in table),
+    )  # fmt: skip

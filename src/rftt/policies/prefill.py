@@ -34,6 +34,12 @@ class Unread:
         return self.prompt[self.known :]
 
 
+def refuse_empty(number: int, prompt: Sequence[int]) -> None:
+    """Raises ``ValueError`` if a prompt, the one of this number, is empty."""
+    if not prompt:
+        raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
+
+
 def take_rows(
     prompts: Sequence[tuple[int, ...]],
     slots: KVSlots,

@@ -12,6 +12,7 @@ import torch
 from rftt.policies.draws import Draws
 from rftt.policies.lane import Keyed, Lane
 from rftt.policies.packed import PackedModel
+from rftt.policies.prefill import refuse_empty
 from rftt.policies.sampler import Sample, SampleRequest, SampleStream
 
 _WORTH_A_LANE: Final = 1 << 26
@@ -51,8 +52,7 @@ class RunningBatch(SampleStream):
         self._added = 0
 
     def add(self, key: int, request: SampleRequest) -> None:
-        if not request.prompt:
-            raise ValueError(f"prompt {key} is empty: a model needs one id to start from")
+        refuse_empty(key, request.prompt)
         self._added += 1  # breaks ties, so that requests are never compared
         heapq.heappush(self._waiting, (key, self._added, request))
 

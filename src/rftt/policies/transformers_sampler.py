@@ -18,7 +18,7 @@ from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.packed import PackedModel
-from rftt.policies.prefill import blocks_of, keep, take_rows
+from rftt.policies.prefill import blocks_of, keep, refuse_empty, take_rows
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.running_batch import RunningBatch
 from rftt.policies.sampler import Sampler, SampleStream
@@ -107,8 +107,7 @@ class TransformersSampler(Sampler):
         rows = torch.empty(len(prompts), self.size)
         waiting: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
+            refuse_empty(number, prompt)
             waiting[prompt].append(number)
         with self._reader.evaluating():
             while waiting:
