@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -53,13 +54,13 @@ class _Draw(LogitsProcessor):
 
     def __init__(self, request: SampleRequest, automaton: TokenAutomaton, warp: Warp) -> None:
         self._allowed = automaton.allowed[None, request.state]
-        self._seed, self._warp = torch.tensor([request.seed]), warp
+        self._seed, self._warp = np.array([request.seed]), warp
         self.log_probs: list[float] = []
 
     def __call__(
         self, input_ids: Int64[Tensor, "1 length"], scores: Float[Tensor, "1 size"]
     ) -> Float[Tensor, "1 size"]:
-        noise = uniform(self._seed, torch.tensor([len(self.log_probs)]))
+        noise = torch.from_numpy(uniform(self._seed, np.array([len(self.log_probs)])))
         ids, log_probs = draw(scores, self._allowed, self._warp, noise, torch.tensor([0]))
         self.log_probs.append(float(log_probs))
         return torch.full_like(scores, -torch.inf).scatter(1, ids[None], 0.0)

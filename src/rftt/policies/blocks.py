@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from jaxtyping import Bool, Float, Int64
@@ -81,12 +82,16 @@ class Block:
         return self._masks[window]
 
 
-def one_each(slots: KVSlots, starts: Int64[Tensor, " rows"], ids: Int64[Tensor, " rows"]) -> Block:
+def one_each(
+    slots: KVSlots, starts: Int64[np.ndarray, " rows"], ids: Int64[np.ndarray, " rows"]
+) -> Block:
     """One new id for each row from the front on."""
-    rows = torch.arange(len(ids), device=ids.device)
+    table = torch.from_numpy(np.stack([starts, ids, np.arange(len(ids))])).to(slots.model.device)
+    columns, tokens, rows = table
     return Block(
-        slots, 0, starts, ids, rows, columns=starts, ends=rows, new=1, width=int(starts.max()) + 1
-    )
+        slots, 0, columns, tokens, rows,
+        columns=columns, ends=rows, new=1, width=int(starts.max()) + 1,
+    )  # fmt: skip
 
 
 def several_each(

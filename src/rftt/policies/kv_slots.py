@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final
 
-import numpy
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -69,6 +69,4 @@ def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     time and no memory until they are written to; torch writes to its own at once."""
     if device.type != "cpu":
         return torch.zeros(*shape, dtype=dtype, device=device)
-    return (
-        torch.from_numpy(numpy.zeros(prod(shape) * dtype.itemsize, numpy.uint8)).view(dtype).view(*shape)
-    )
+    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)

@@ -87,7 +87,6 @@ class TransformersSampler(Sampler):
 
     def stream(self, automaton: TokenAutomaton) -> SampleStream:
         """As in :class:`Sampler`. The memory is the sampler's: a new stream ends the one before."""
-        automaton = automaton.to(self.model.device)
         pool = self._prefixes()
         draws = Draws(automaton, self.warp, self.model.device)
 

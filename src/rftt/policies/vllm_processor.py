@@ -17,6 +17,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, field, frozen
 from attrs.converters import optional
@@ -64,7 +65,7 @@ class _Tables:
     """An automaton where it is needed: masks on the device, transitions where rows' ids are."""
 
     allowed: Bool[Tensor, "states size"]
-    following: Int64[Tensor, "states size"]
+    following: Int64[np.ndarray, "states size"]
     allows_all: bool
 
 
@@ -72,7 +73,7 @@ class _Tables:
 def _tables(path: str, device: torch.device) -> _Tables:
     tables = load_file(path)
     allowed = tables["allowed"]
-    return _Tables(allowed.to(device), tables["following"], bool(allowed.all()))
+    return _Tables(allowed.to(device), tables["following"].numpy(), bool(allowed.all()))
 
 
 class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -94,9 +95,8 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
         for rule, members in groups.items():
             tables = _tables(rule.automaton, logits.device)
             _follow([row for _, row in members], tables.following)
-            places, states, seeds, positions = torch.tensor(
-                [(place, row.state, row.seed, row.read) for place, row in members], device=logits.device
-            ).T
+            table = np.array([(place, row.state, row.seed, row.read) for place, row in members]).T
+            places, states, _, _ = torch.from_numpy(table).to(logits.device)
             # Where rows are all there are, they need not be copied: a vocabulary is large.
             is_all = len(members) == len(logits)
             here = logits if is_all else logits[places]
@@ -105,7 +105,8 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
             else:
                 allowed = None if tables.allows_all else tables.allowed[states]
                 each = torch.arange(len(here), device=here.device)
-                ids, log_probs = draw(here, allowed, Warp(*rule.warp), uniform(seeds, positions), each)
+                noise = torch.from_numpy(uniform(*table[2:])).to(here.device)
+                ids, log_probs = draw(here, allowed, Warp(*rule.warp), noise, each)
                 here.fill_(-torch.inf)
                 here[each, ids] = log_probs.to(here.dtype)
             if is_all:
@@ -115,10 +116,10 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
         return logits
 
 
-def _follow(rows: Sequence[_Row], following: Int64[Tensor, "states size"]) -> None:
+def _follow(rows: Sequence[_Row], following: Int64[np.ndarray, "states size"]) -> None:
     """Bring each row's state up to the ids that it has now."""
     while behind := [row for row in rows if row.read < len(row.ids)]:
-        states, ids = torch.tensor([(row.state, row.ids[row.read]) for row in behind]).T
+        states, ids = np.array([(row.state, row.ids[row.read]) for row in behind]).T
         for row, state in zip(behind, following[states, ids].tolist(), strict=True):
             row.state = state
             row.read += 1

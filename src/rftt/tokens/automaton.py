@@ -30,12 +30,6 @@ class TokenAutomaton:
     within: dict[str, int]
     """The state inside a step of this function."""
 
-    def to(self, device: torch.device) -> TokenAutomaton:
-        """The same automaton with its tables on a device."""
-        return TokenAutomaton(
-            self.allowed.to(device), self.following.to(device), self.between, self.within
-        )
-
 
 def with_stopping_copies(automaton: TokenAutomaton, ids: Collection[int]) -> TokenAutomaton:
     """The same automaton and, for each of its ``n`` states ``s``, a state ``n + s`` that differs in that
