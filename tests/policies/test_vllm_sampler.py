@@ -128,7 +128,9 @@ def test_samples_do_not_depend_on_how_tight_memory_is(pair: Pair) -> None:
         kv_cache_memory_bytes=18 * 32 * 512, max_num_seqs=8, max_num_batched_tokens=48, max_model_len=256
     )
     requests = [
-        SampleRequest(tuple(3 + (n + place) % 17 for place in range(100)), n, 1, 60) for n in range(20)
+        SampleRequest(tuple(3 + (n + place) % 17 for place in range(100)), seed, 1, 60)
+        for n in range(20)
+        for seed in (n, 20 + n, 40 + n)
     ]
     expected = pair.transformers.sample(requests, pair.endless)
     assert [s.ids for s in tight.vllm.sample(requests, tight.endless)] == [s.ids for s in expected]

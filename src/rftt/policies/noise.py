@@ -24,4 +24,5 @@ def uniform(
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
     x ^= x >> np.uint64(31)
-    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    noise: Float64[np.ndarray, " rows"] = (x >> np.uint64(11)) * 2.0**-53
+    return noise

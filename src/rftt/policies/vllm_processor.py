@@ -5,6 +5,10 @@ request is greedy to it. So the processor draws: it leaves minus infinity everyw
 and there the log-probability it was drawn with, which vLLM reports (``logprobs_mode`` is
 ``processed_logits``).
 
+It draws for a request's companions too (:mod:`rftt.policies.vllm_companions`), at every position, and
+keeps no account of who has parted: vLLM throws draws away, when it reads a prompt in pieces, and takes
+rows out and in again.
+
 Interface: ``vllm.v1.sample.logits_processor`` of vLLM's V1 model runner, see
 https://docs.vllm.ai/en/stable/features/custom_logitsprocs/.
 """
@@ -28,6 +32,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, process_dict_update
 
 from rftt.policies.distribution import Warp, draw, log_probabilities
 from rftt.policies.noise import uniform
+from rftt.policies.vllm_companions import mark
 
 
 @frozen
@@ -46,18 +51,32 @@ class Rule:
 
 @define
 class _Row:
-    """A request under way, its state after ``read`` of its ids, a list that vLLM extends."""
+    """A request under way, its state after ``read`` of its ids, a list that vLLM extends.
+
+    Attributes:
+        seeds: the request's own, and those of its companions.
+        start: how many ids were drawn before it began.
+    """
 
     rule: Rule
     state: int
-    seed: int
+    seeds: Sequence[int]
+    start: int
     ids: Sequence[int]
     read: int = 0
+
+    def follow(self, following: Int64[np.ndarray, "states size"]) -> None:
+        """Bring the state up to the ids that there are now."""
+        for token in self.ids[self.read :]:
+            self.state = following.item(self.state, token)
+        self.read = len(self.ids)
 
 
 def _row(params: Any, prompt: Sequence[int] | None, ids: Sequence[int]) -> _Row | None:
     order: Mapping[str, Any] | None = (params.extra_args or {}).get("rftt")
-    return None if order is None else _Row(Rule(**order["rule"]), order["state"], order["seed"], ids)
+    if order is None:
+        return None
+    return _Row(Rule(**order["rule"]), order["state"], order["seeds"], order["start"], ids)
 
 
 @frozen
@@ -93,10 +112,12 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
         for place, row in sorted(self._rows.items(), key=itemgetter(0)):
             groups[row.rule].append((place, row))
         for rule, members in groups.items():
+            rows = [row for _, row in members]
             tables = _tables(rule.automaton, logits.device)
-            _follow([row for _, row in members], tables.following)
-            table = np.array([(place, row.state, row.seed, row.read) for place, row in members]).T
-            places, states, _, _ = torch.from_numpy(table).to(logits.device)
+            for row in rows:
+                row.follow(tables.following)
+            table = [[place for place, _ in members], [row.state for row in rows]]
+            places, states = torch.tensor(table, device=logits.device)
             # Where rows are all there are, they need not be copied: a vocabulary is large.
             is_all = len(members) == len(logits)
             here = logits if is_all else logits[places]
@@ -104,11 +125,7 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
                 here = log_probabilities(here, tables.allowed[states])
             else:
                 allowed = None if tables.allows_all else tables.allowed[states]
-                each = torch.arange(len(here), device=here.device)
-                noise = torch.from_numpy(uniform(*table[2:])).to(here.device)
-                ids, log_probs = draw(here, allowed, Warp(*rule.warp), noise, each)
-                here.fill_(-torch.inf)
-                here[each, ids] = log_probs.to(here.dtype)
+                _leave_drawn(here, allowed, Warp(*rule.warp), rows)
             if is_all:
                 logits = here.to(logits.dtype)
             else:
@@ -116,10 +133,24 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
         return logits
 
 
-def _follow(rows: Sequence[_Row], following: Int64[np.ndarray, "states size"]) -> None:
-    """Bring each row's state up to the ids that it has now."""
-    while behind := [row for row in rows if row.read < len(row.ids)]:
-        states, ids = np.array([(row.state, row.ids[row.read]) for row in behind]).T
-        for row, state in zip(behind, following[states, ids].tolist(), strict=True):
-            row.state = state
-            row.read += 1
+def _leave_drawn(
+    logits: Float[Tensor, "rows size"],
+    allowed: Bool[Tensor, "rows size"] | None,
+    warp: Warp,
+    rows: Sequence[_Row],
+) -> None:
+    """Draw for rows and their companions, and overwrite the logits with what came of it."""
+    counts = np.array([len(row.seeds) for row in rows])
+    owners = np.arange(len(rows)).repeat(counts)
+    firsts = counts.cumsum() - counts
+    seeds = np.array([seed for row in rows for seed in row.seeds])
+    positions = np.array([row.start + row.read for row in rows])
+    noise = torch.from_numpy(uniform(seeds, positions[owners])).to(logits.device)
+    of, first = (torch.from_numpy(column).to(logits.device) for column in (owners, firsts))
+    ids, log_probs = draw(logits, allowed, warp, noise, of)
+    logits.fill_(-torch.inf)
+    if len(seeds) > len(rows):
+        apart = (ids != ids[first][of]).nonzero()[:, 0]
+        owner = of[apart]
+        mark(logits, owner, ids[apart], apart - first[owner] - 1)
+    logits[of[first], ids[first]] = log_probs[first].to(logits.dtype)
