@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -33,7 +34,8 @@ class Faults:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    # Closing waits for all threads: one that is in the middle of torch when Python ends aborts it.
+    daemon_threads = False
     request_queue_size = 64
 
     def __init__(self, sampler: TransformersSampler, faults: Faults) -> None:
@@ -41,6 +43,18 @@ class _Server(ThreadingHTTPServer):
         self.sampler = sampler
         self.faults = faults
         self._one_at_a_time = threading.Lock()
+        self._connections: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._connections.append(connection)
+        return connection, address
+
+    def server_close(self) -> None:
+        for connection in self._connections:
+            with suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RD)
+        super().server_close()
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         words = self.sampler.tokenizer

@@ -71,7 +71,7 @@ class Block:
         """What is added to attention: nothing at a new id's own column and those before it, the last
         ``window`` of them if there is one, and so much elsewhere that it is not seen."""
         if window not in self._masks:
-            device, dtype = self.starts.device, self.slots.model.dtype
+            device, dtype = self.starts.device, self.slots.store.dtype
             own = (self.starts[:, None] + torch.arange(self.new, device=device))[:, :, None]
             columns = torch.arange(self.width, device=device)
             hidden: Bool[Tensor, "rows new width"] = columns > own
@@ -86,8 +86,9 @@ def one_each(
     slots: KVSlots, starts: Int64[np.ndarray, " rows"], ids: Int64[np.ndarray, " rows"]
 ) -> Block:
     """One new id for each row from the front on."""
-    table = torch.from_numpy(np.stack([starts, ids, np.arange(len(ids))])).to(slots.model.device)
-    columns, tokens, rows = table
+    device = slots.store.device
+    columns, tokens = torch.from_numpy(starts).to(device), torch.from_numpy(ids).to(device)
+    rows = torch.arange(len(ids), device=device)
     return Block(
         slots, 0, columns, tokens, rows,
         columns=columns, ends=rows, new=1, width=int(starts.max()) + 1,
@@ -104,7 +105,7 @@ def several_each(
         for column, token in enumerate(new, start)
     ]
     ends = [total - 1 for total in accumulate(map(len, ids))]
-    device = slots.model.device
+    device = slots.store.device
     tokens, rows, columns = torch.tensor(table, device=device).T.contiguous()
     return Block(
         slots, first, torch.tensor(starts, device=device), tokens, rows,

@@ -31,11 +31,12 @@ class KVSlots:
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
         heads = config.num_attention_heads
-        self.model = model
         self.heads: int = getattr(config, "num_key_value_heads", None) or heads
         self.layers: int = config.num_hidden_layers
         self.dimensions: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self.store = torch.zeros(0, *self.token_shape[:2], 0, self.token_shape[2])
+        self.store = torch.zeros(
+            0, *self.token_shape[:2], 0, self.token_shape[2], dtype=model.dtype, device=model.device
+        )
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -51,7 +52,7 @@ class KVSlots:
         rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
         columns = held_columns if columns <= held_columns else columns + max(_ROOM, columns // 4)
         shape = (rows, 2 * self.layers, self.heads, columns, self.dimensions)
-        grown = _zeros(shape, self.model.dtype, self.model.device)
+        grown = _zeros(shape, self.store.dtype, self.store.device)
         grown[:held_rows, :, :, :held_columns] = self.store
         self.store = grown
 

@@ -37,9 +37,10 @@ class PackedModel:
                 f"{type(model).__name__} does not take attention from transformers' AttentionInterface"
             )
         self.model = model
+        self._config = model.config.get_text_config()
         # Made once: it takes as long as several small operations on tensors.
         self._pass = _Pass()
-        layers = range(model.config.get_text_config().num_hidden_layers)
+        layers = range(self._config.num_hidden_layers)
         self._cache = Cache(layers=[_Layer(self._pass, layer) for layer in layers])
 
     @contextmanager
@@ -57,11 +58,10 @@ class PackedModel:
     def read(self, blocks: Sequence[Block]) -> Float[Tensor, "rows size"]:
         """Read new ids, and keep their keys and values in their rows; for each row, one block's after
         another's, the logits of what comes next."""
-        config = self.model.config.get_text_config()
-        attention = config._attn_implementation
+        attention = self._config._attn_implementation
         self._pass.blocks, self._pass.places = blocks, _places(blocks)
         self._pass.attention = attention_of(self.model, attention)
-        config._attn_implementation = _PACKED
+        self._config._attn_implementation = _PACKED
         try:
             output = self.model(
                 input_ids=torch.cat([block.ids for block in blocks])[None],
@@ -71,7 +71,7 @@ class PackedModel:
                 logits_to_keep=_ends(blocks),
             )
         finally:
-            config._attn_implementation = attention
+            self._config._attn_implementation = attention
             self._pass.blocks, self._pass.places = (), ()
         logits: Tensor = output.logits[0]
         return logits
