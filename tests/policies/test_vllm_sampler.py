@@ -152,6 +152,21 @@ def test_requests_join_while_others_run(pair: Pair) -> None:
     assert [found[key] for key in range(4)] == pair.vllm.sample(requests, pair.endless)
 
 
+def test_a_request_that_is_refused_costs_no_other(pair: Pair) -> None:
+    stream = pair.vllm.stream(pair.endless)
+    good = [SampleRequest((3, 4), 0, 1, 5), SampleRequest((5, 6), 1, 1, 9)]
+    stream.add(0, good[0])
+    stream.add(1, SampleRequest((3,) * 600, 0, 1, 5))
+    stream.add(2, good[1])
+    with pytest.raises(Exception, match="maximum model length of 512"):
+        stream.collect()
+    samples = pair.transformers.sample(good, pair.endless)
+    found = []
+    while done := stream.collect():
+        found += [(key, sample.ids) for key, sample in done]
+    assert found == [(0, samples[0].ids), (2, samples[1].ids)]
+
+
 def test_a_newer_stream_ends_an_older_one(pair: Pair) -> None:
     old = pair.vllm.stream(pair.endless)
     old.add(0, SampleRequest((3,), 0, 1, 50))

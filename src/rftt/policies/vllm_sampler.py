@@ -68,7 +68,7 @@ class VLLMSampler(Sampler):
         self.vocabulary = len(tokenizer)
         self._engine = Engine(model, tokenizer, engine)
         self.llm = self._engine.llm
-        self.size = self.llm.llm_engine.model_config.get_vocab_size()
+        self.size = self._engine.core.model_config.get_vocab_size()
 
     @property
     def prefilled(self) -> int:
@@ -106,7 +106,7 @@ class VLLMSampler(Sampler):
                 it is tied.
         """
         self._engine.end_all()
-        vllm_weights.reload(self.llm.llm_engine, weights)
+        vllm_weights.reload(self._engine.core, weights)
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its prefix cache: its requests are still under way")
 
@@ -119,7 +119,7 @@ class VLLMSampler(Sampler):
         """Give the device's memory back, as ``vllm.LLM.sleep`` does: start with
         ``enable_sleep_mode=True``. Level 1 keeps the weights on the host; after level 2 they must be
         given again. Raises ``NotImplementedError`` on a CPU, where vLLM has no sleep mode."""
-        if self.llm.llm_engine.vllm_config.device_config.device_type == "cpu":
+        if self._engine.core.vllm_config.device_config.device_type == "cpu":
             raise NotImplementedError("vLLM has no sleep mode on a CPU")
         self._engine.end_all()
         self.llm.sleep(level=level)

@@ -56,9 +56,10 @@ class VLLMStream(SampleStream):
     def collect(self) -> list[tuple[int, Sample]]:
         if self._generation != self._engine.generation:
             raise RuntimeError("these requests have been ended by a newer stream or newer weights")
-        for context, members in self._waiting.items():
-            self._begin(context, Sample((), ()), members)
-        self._waiting.clear()
+        while self._waiting:
+            # Taken out first: if the engine refuses one, no other is begun twice or lost.
+            context = next(iter(self._waiting))
+            self._begin(context, Sample((), ()), self._waiting.pop(context))
         done: list[tuple[int, Sample]] = []
         while self._rows and not done:
             for name, output in self._engine.news(self._rows).items():
