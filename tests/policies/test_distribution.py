@@ -44,7 +44,7 @@ warps = st.builds(
 def test_probabilities_are_those_of_the_definition(logits: list[float], warp: Warp) -> None:
     row = torch.tensor([logits])
     for allowed in (torch.ones_like(row, dtype=torch.bool), None):
-        given_by = probabilities(row.clone(), allowed, warp)[0].tolist()
+        given_by = probabilities(row, allowed, warp)[0].tolist()
         assert given_by == pytest.approx(_by_definition(logits, warp), abs=1e-5)
 
 
@@ -105,12 +105,27 @@ def test_a_draw_from_a_large_vocabulary_does_not_depend_on_other_rows(warp: Warp
     torch.manual_seed(0)
     logits, noise = 3 * torch.randn(13, 50_001), torch.rand(13, dtype=torch.float64)
     allowed = torch.rand(13, 50_001) < 0.9
-    together = draw(logits.clone(), allowed, warp, noise, torch.arange(13))
+    together = draw(logits, allowed, warp, noise, torch.arange(13))
     for row in range(13):
         one = slice(row, row + 1)
-        ids, log_probs = draw(logits[one].clone(), allowed[one], warp, noise[one], torch.tensor([0]))
+        ids, log_probs = draw(logits[one], allowed[one], warp, noise[one], torch.tensor([0]))
         assert ids.item() == together[0][row].item()
         assert log_probs.item() == pytest.approx(together[1][row].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("warp", [Warp(), Warp(0.0), Warp(0.7, 0.9, 0.001)])
+@pytest.mark.parametrize("allowed", [None, torch.arange(50) % 3 > 0])
+def test_where_probabilities_are_kept_changes_no_draw(warp: Warp, allowed: torch.Tensor | None) -> None:
+    torch.manual_seed(0)
+    logits, noise = torch.randn(4, 50), torch.rand(9, dtype=torch.float64)
+    rows, here = torch.arange(9) % 4, torch.full((4, 50), torch.nan)
+    of_rows = None if allowed is None else allowed.expand(4, 50)
+    before = logits.clone()
+    there = draw(logits, of_rows, warp, noise, rows, here)
+    for one, other in zip(there, draw(logits, of_rows, warp, noise, rows), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    torch.testing.assert_close(logits, before, atol=0, rtol=0)
+    torch.testing.assert_close(here, probabilities(logits, of_rows, warp))
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])

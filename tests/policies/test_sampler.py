@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from rftt import TransformersSampler
 from rftt.policies.noise import uniform
-from rftt.policies.sampler import SampleRequest
+from rftt.policies.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import stop_automaton, with_stopping_copies
 from tests.chi_squared import assert_drawn_from
 from tests.models import tiny_model, tokenizer
@@ -116,6 +119,80 @@ def test_what_was_read_before_changes_nothing(
             torch.testing.assert_close(
                 row.double(), _plain_log_probs(sampler, prompt), atol=1e-4, rtol=0
             )
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(3, 5), min_size=1, max_size=5).map(tuple),
+            st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=4),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 4),
+    st.sampled_from((0, 20, 10_000)),
+)
+def test_dialogues_that_go_on_at_once_are_read_as_a_whole(
+    dialogues: list[tuple[tuple[int, ...], list[tuple[int, int]]]], batch_size: int, kept_tokens: int
+) -> None:
+    """Each turn is so many new ids and a sample of so many at most; the next one is asked for as soon as
+    a sample is there, while others are under way."""
+    sampler = TransformersSampler(
+        tiny_model(), tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * 2 * 2 * 1 * 16 * 4
+    )
+    stream = sampler.stream(_automaton(sampler))
+    under_way: dict[int, SampleRequest] = {}
+
+    def ask(number: int, context: tuple[int, ...]) -> None:
+        turns = dialogues[number][1]
+        if turns:
+            new, limit = turns.pop()
+            under_way[number] = SampleRequest(context + (7,) * new, number, 1, limit)
+            stream.add(number, under_way[number])
+
+    for number, (opening, _) in enumerate(dialogues):
+        ask(number, opening)
+    while done := stream.collect():
+        for number, sample in done:
+            prompt = under_way.pop(number).prompt
+            for place, token in enumerate(sample.ids):
+                plain = _plain_log_probs(sampler, prompt + sample.ids[:place])
+                assert abs(float(plain[token]) - sample.log_probs[place]) < 1e-4
+            ask(number, prompt + sample.ids)
+    assert not under_way
+    assert not any(turns for _, turns in dialogues)
+
+
+def test_a_sample_may_be_far_longer_than_its_prompt() -> None:
+    sampler = _sampler()
+    (sample,) = sampler.sample([SampleRequest((3, 4), 0, 1, 300)], _automaton(sampler, ()))
+    assert len(sample.ids) == 300
+    plain = _plain_log_probs(sampler, (3, 4, *sample.ids[:-1]))
+    assert abs(float(plain[sample.ids[-1]]) - sample.log_probs[-1]) < 1e-4
+
+
+def test_a_pass_that_failed_can_be_tried_again() -> None:
+    sampler = _sampler(batch_size=8)
+    automaton = _automaton(sampler)
+    expected = sampler.sample(REQUESTS, automaton)
+    sampler.forget()
+    passes = itertools.count()
+
+    def fail(*_: object) -> None:
+        if next(passes) % 3 == 0:
+            raise MemoryError("no room")
+
+    sampler.model.register_forward_hook(fail)
+    stream = sampler.stream(automaton)
+    for number, request in enumerate(REQUESTS):
+        stream.add(number, request)
+    samples: dict[int, Sample] = {}
+    while len(samples) < len(REQUESTS):
+        with contextlib.suppress(MemoryError):
+            samples |= stream.collect()
+    assert [samples[number].ids for number in range(len(REQUESTS))] == [s.ids for s in expected]
 
 
 def test_other_weights_are_noticed() -> None:

@@ -16,11 +16,8 @@ Attention = Callable[..., tuple[Tensor, Any]]
 """In the form of transformers' ``AttentionInterface``."""
 
 
-def attention_of(model: PreTrainedModel, name: str) -> Attention:
-    """What computes attention with a mask: the model's own code where it is ``eager``, which some
-    families need, and torch's kernels where it is any other."""
-    if name == "eager":
-        return _eager
+def torch_attention(model: PreTrainedModel) -> Attention:
+    """Attention with a mask by torch's kernels, for a model where it is now."""
     config = model.config.get_text_config()
     groups = getattr(config, "num_key_value_heads", None)
     # Of torch's kernels for GPUs, none takes both a mask and groups.
@@ -29,7 +26,8 @@ def attention_of(model: PreTrainedModel, name: str) -> Attention:
     return sdpa_attention_forward
 
 
-def _eager(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+def eager_attention(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    """The attention of the model's own code, which some families need."""
     attention: Attention = sys.modules[type(module).__module__].eager_attention_forward
     return attention(module, *args, **kwargs)
 

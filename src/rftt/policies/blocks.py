@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from rftt.policies.kv_slots import KVSlots
 
 @frozen(eq=False)
 class Block:
-    """New ids of neighbouring rows, one row's after another's.
+    """New ids of neighbouring rows, one row's after another's. What says where they are is numpy's:
+    a pass puts it together, and takes it to the model's device at once.
 
     Attributes:
         slots: where the rows are.
@@ -26,20 +26,16 @@ class Block:
         ids: all new ids.
         rows: the row of each, counted from the first.
         columns: where each stands in its row.
-        ends: which of them are the last of their rows.
-        new: most new ids of a row.
-        width: how long the longest row will be.
+        is_last: whether they are the last of their rows, one of each, so that logits are wanted.
     """
 
     slots: KVSlots
     first: int
-    starts: Int64[Tensor, " rows"]
-    ids: Int64[Tensor, " ids"]
-    rows: Int64[Tensor, " ids"]
-    columns: Int64[Tensor, " ids"]
-    ends: Int64[Tensor, " rows"]
-    new: int
-    width: int
+    starts: Int64[np.ndarray, " rows"]
+    ids: Int64[np.ndarray, " ids"]
+    rows: Int64[np.ndarray, " ids"]
+    columns: Int64[np.ndarray, " ids"]
+    is_last: bool
     _masks: dict[int | None, Tensor] = field(factory=dict, init=False)
 
     @cached_property
@@ -52,15 +48,26 @@ class Block:
         """How many rows."""
         return len(self.starts)
 
-    @property
+    @cached_property
+    def new(self) -> int:
+        """Most new ids of a row."""
+        return 1 + int((self.columns - self.starts[self.rows]).max())
+
+    @cached_property
+    def width(self) -> int:
+        """How long the longest row will be."""
+        return 1 + int(self.columns.max())
+
+    @cached_property
     def is_even(self) -> bool:
         """Whether all rows have as many new ids."""
         return self.size == self.height * self.new
 
     @cached_property
-    def offsets(self) -> Int64[Tensor, " ids"]:
-        """The place of each among the new ids of its row."""
-        return self.columns - self.starts[self.rows]
+    def grid(self) -> tuple[Int64[Tensor, " ids"], Int64[Tensor, " ids"]]:
+        """Of each id its row, and its place among the new ids of its row."""
+        offsets = self.columns - self.starts[self.rows]
+        return self._tensor(self.rows), self._tensor(offsets)
 
     @cached_property
     def kept(self) -> Float[Tensor, "rows sides heads width dimensions"]:
@@ -71,8 +78,9 @@ class Block:
         """What is added to attention: nothing at a new id's own column and those before it, the last
         ``window`` of them if there is one, and so much elsewhere that it is not seen."""
         if window not in self._masks:
-            device, dtype = self.starts.device, self.slots.store.dtype
-            own = (self.starts[:, None] + torch.arange(self.new, device=device))[:, :, None]
+            device, dtype = self.slots.store.device, self.slots.store.dtype
+            offsets = torch.arange(self.new, device=device)
+            own = (self._tensor(self.starts)[:, None] + offsets)[:, :, None]
             columns = torch.arange(self.width, device=device)
             hidden: Bool[Tensor, "rows new width"] = columns > own
             if window is not None:
@@ -81,34 +89,25 @@ class Block:
             self._masks[window] = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
         return self._masks[window]
 
+    def _tensor(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.slots.store.device)
 
-def one_each(
+
+def last_of_each(
     slots: KVSlots, starts: Int64[np.ndarray, " rows"], ids: Int64[np.ndarray, " rows"]
 ) -> Block:
-    """One new id for each row from the front on."""
-    device = slots.store.device
-    columns, tokens = torch.from_numpy(starts).to(device), torch.from_numpy(ids).to(device)
-    rows = torch.arange(len(ids), device=device)
-    return Block(
-        slots, 0, columns, tokens, rows,
-        columns=columns, ends=rows, new=1, width=int(starts.max()) + 1,
-    )  # fmt: skip
+    """The last id of each row, from the front on."""
+    return Block(slots, 0, starts, ids, np.arange(len(ids)), columns=starts, is_last=True)
 
 
-def several_each(
+def before_the_last(
     slots: KVSlots, first: int, starts: Sequence[int], ids: Sequence[Sequence[int]]
 ) -> Block:
-    """New ids for rows from ``first`` on."""
+    """Ids that others will follow, for rows from ``first`` on."""
     table = [
         (token, row, column)
         for row, (start, new) in enumerate(zip(starts, ids, strict=True))
         for column, token in enumerate(new, start)
     ]
-    ends = [total - 1 for total in accumulate(map(len, ids))]
-    device = slots.store.device
-    tokens, rows, columns = torch.tensor(table, device=device).T.contiguous()
-    return Block(
-        slots, first, torch.tensor(starts, device=device), tokens, rows,
-        columns=columns, ends=torch.tensor(ends, device=device), new=max(map(len, ids)),
-        width=1 + max(column for _, _, column in table),
-    )  # fmt: skip
+    tokens, rows, columns = np.array(table, np.int64).T
+    return Block(slots, first, np.array(starts, np.int64), tokens, rows, columns, is_last=False)

@@ -38,25 +38,38 @@ class Warp:
 
 
 def probabilities(
-    logits: Float[Tensor, "rows size"], allowed: Bool[Tensor, "rows size"] | None, warp: Warp
+    logits: Float[Tensor, "rows size"],
+    allowed: Bool[Tensor, "rows size"] | None,
+    warp: Warp,
+    out: Float[Tensor, "rows size"] | None = None,
 ) -> Float[Tensor, "rows size"]:
-    """The probabilities that ids are drawn with; without ``allowed``, all are."""
+    """The probabilities that ids are drawn with, in ``out`` if it is given; without ``allowed``, all
+    ids are."""
+    logits = logits.float()
     if allowed is not None:
-        logits = logits.masked_fill_(~allowed, -torch.inf)
+        logits = logits.masked_fill(~allowed, -torch.inf)
     if warp.temperature == 0:
-        return torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0)
+        kept = torch.zeros_like(logits, dtype=torch.bool)
+        return _of_kept(logits, kept.scatter_(1, logits.argmax(1, keepdim=True), True), out)
     if warp.temperature != 1:
         logits = logits / warp.temperature
-    probs = logits.softmax(-1)
     if warp.is_whole:
-        return probs
+        return torch.softmax(logits, -1, out=out)
+    probs = logits.softmax(-1)
     kept = probs >= warp.min_p * probs.amax(1, keepdim=True)
     if warp.top_p < 1:
         falling, order = probs.sort(1, descending=True)
         before = falling.cumsum(1) - falling
         kept &= torch.zeros_like(kept).scatter(1, order, before < warp.top_p)
-    probs = probs.masked_fill(~kept, 0.0)
-    return probs / probs.sum(1, keepdim=True)
+    return _of_kept(logits, kept, out)
+
+
+def _of_kept(
+    logits: Float[Tensor, "rows size"],
+    kept: Bool[Tensor, "rows size"],
+    out: Float[Tensor, "rows size"] | None,
+) -> Float[Tensor, "rows size"]:
+    return torch.softmax(logits.masked_fill(~kept, -torch.inf), -1, out=out)
 
 
 def log_probabilities(
@@ -72,13 +85,16 @@ def draw(
     warp: Warp,
     noise: Float[Tensor, " draws"],
     rows: Int64[Tensor, " draws"],
+    out: Float[Tensor, "rows size"] | None = None,
 ) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
     """Ids from these rows, and the log-probability that each was drawn with.
     Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
-    draw so. ``logits`` is overwritten."""
-    probs = logits.float()
-    for some in _few(*probs.shape):
-        probs[some] = probabilities(probs[some], None if allowed is None else allowed[some], warp)
+    draw so."""
+    probs = torch.empty_like(logits, dtype=torch.float32) if out is None else out
+    # Where nothing else is computed, nothing else takes memory.
+    parts = [slice(None)] if allowed is None and warp == Warp() else _few(*logits.shape)
+    for some in parts:
+        probabilities(logits[some], None if allowed is None else allowed[some], warp, probs[some])
     ids = inverse_cumulative(probs, rows, noise)
     return ids, probs[rows, ids].log()
 

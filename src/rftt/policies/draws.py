@@ -31,9 +31,11 @@ class Draws:
         self._following = automaton.following.cpu().numpy()
         self._warp = warp
         self._device = device
+        # Kept from draw to draw: to get fresh memory from the system takes about as long as a draw.
+        self._probs = torch.empty(0, automaton.allowed.shape[1])
         self._free: list[int] = []
-        # The automaton's state, seed, most ids, ids drawn, length of the prompt.
-        self._columns = np.zeros((5, 0), np.int64)
+        # The automaton's state, seed, most ids, ids drawn, length of the prompt, last id.
+        self._columns = np.zeros((6, 0), np.int64)
         self._ids = np.zeros((0, _ROOM), np.int64)
         self._log_probs = np.zeros((0, _ROOM), np.float32)
 
@@ -47,25 +49,23 @@ class Draws:
             self._free += reversed(range(there, there + more))
         places = [self._free.pop() for _ in requests]
         for place, r in zip(places, requests, strict=True):
-            self._columns[:, place] = r.state, r.seed, r.max_tokens, 0, len(r.prompt)
+            self._columns[:, place] = r.state, r.seed, r.max_tokens, 0, len(r.prompt), r.prompt[-1]
         return places
 
-    def unread(
+    def ends(
         self, places: Sequence[int]
     ) -> tuple[Int64[np.ndarray, " places"], Int64[np.ndarray, " places"]]:
-        """How many ids the model has read of each, and the one drawn last, which it has not."""
-        at = np.array(places, np.int64)
-        *_, drawn, prompts = self._columns[:, at]
-        return prompts + drawn - 1, self._ids[at, drawn - 1]
+        """How many ids each has but the last, of its prompt and drawn, and the last."""
+        *_, drawn, prompts, last = self._columns[:, np.array(places, np.int64)]
+        return prompts + drawn - 1, last
 
     def draw(
         self, logits: Float[Tensor, "rows size"], places: Sequence[int], rows: Sequence[int]
     ) -> dict[int, Sample]:
-        """Draw an id for each of these requests, from its row of the logits, which are overwritten;
-        requests of one row are in the same state. What is returned are the samples that are finished:
-        their places are free again."""
+        """Draw an id for each of these requests, from its row of the logits; requests of one row are in
+        the same state. Samples that are finished are returned, and their places are free again."""
         at, of = np.array([places, rows])
-        states, seeds, limits, drawn, _ = self._columns[:, at]
+        states, seeds, limits, drawn, *_ = self._columns[:, at]
         if drawn.max() == self._ids.shape[1]:
             self._pad(0, self._ids.shape[1])
         allowed = None
@@ -74,8 +74,12 @@ class Draws:
             of_rows[of] = states
             allowed = self._allowed[self._tensor(of_rows)]
         noise, sources = self._tensor(uniform(seeds, drawn)), self._tensor(of)
-        ids, log_probs = (t.numpy(force=True) for t in draw(logits, allowed, self._warp, noise, sources))
-        self._ids[at, drawn] = ids
+        if len(logits) > len(self._probs):
+            self._probs = torch.empty_like(logits, dtype=torch.float32)
+        out = self._probs[: len(logits)]
+        drawn_ids = draw(logits, allowed, self._warp, noise, sources, out)
+        ids, log_probs = (t.numpy(force=True) for t in drawn_ids)
+        self._ids[at, drawn] = self._columns[5, at] = ids
         self._log_probs[at, drawn] = log_probs
         self._columns[0, at] = states = self._following[states, ids]
         self._columns[3, at] = drawn = drawn + 1

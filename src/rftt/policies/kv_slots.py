@@ -50,7 +50,7 @@ class KVSlots:
             return
         # More than is asked for now, since each time all that is held is copied.
         rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
-        columns = held_columns if columns <= held_columns else columns + max(_ROOM, columns // 4)
+        columns = held_columns if columns <= held_columns else max(columns + _ROOM, 2 * held_columns)
         shape = (rows, 2 * self.layers, self.heads, columns, self.dimensions)
         grown = _zeros(shape, self.store.dtype, self.store.device)
         grown[:held_rows, :, :, :held_columns] = self.store

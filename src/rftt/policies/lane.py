@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-from rftt.policies.blocks import Block, one_each
+from rftt.policies.blocks import Block, last_of_each
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.prefill import Unread, blocks_of, keep, shared, take_rows
+from rftt.policies.prefill import Unread, blocks_of, choose, copy_known, keep, shared
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
 
@@ -34,8 +35,8 @@ class Lane:
     """Requests that have the same context and state, as samples of one step have at first, share a row
     until they draw different ids.
 
-    A step is to read :meth:`blocks`, to :meth:`join` those whose prompts are among them, to draw an id
-    for each in :attr:`rows`, and to :meth:`retire` those that are finished.
+    A step is to read :meth:`blocks`, to draw an id for each in :attr:`rows`, and to :meth:`retire` those
+    that are finished.
 
     Attributes:
         rows: for each row of the slots that is in use, the places of its requests in the draws.
@@ -46,9 +47,14 @@ class Lane:
         self._pool = pool
         self._draws = draws
         self._waiting: dict[tuple[tuple[int, ...], int], list[Keyed]] = {}
-        """By prompt and state, those of which the prompt has not been read."""
+        """By prompt and state, those that have no row yet."""
         self._reading: list[Unread] = []
+        """Prompts in rows from `_first` on, of which only the beginnings have been read."""
+        self._first = 0
         self._members: dict[int, _Member] = {}
+        """By place, those in rows."""
+        self._left: dict[int, int] = {}
+        """By key in the pool, rows where such a context ended in the last step."""
         self._held: dict[int, tuple[int, ...]] = {}
         """What rows begin with, whether they are in use or not."""
         self.rows: list[list[int]] = []
@@ -63,70 +69,68 @@ class Lane:
             self._waiting.setdefault(context, []).append(keyed)
 
     def blocks(self) -> list[Block]:
-        """What is to be read next: of each row the last id drawn, and prompts."""
-        blocks = []
-        prompts = [prompt for prompt, _ in self._waiting]
-        longest = max(map(len, prompts), default=0)
-        if self.rows:
-            block = one_each(self._slots, *self._draws.unread([row[0] for row in self.rows]))
-            longest = max(longest, block.width)
-            blocks.append(block)
+        """What is to be read next: the last id of each row, and what comes before it in new ones."""
+        # A pass that failed is tried again.
+        moves = [] if self._reading else self._fill_rows()
+        starts, last = self._draws.ends([row[0] for row in self.rows])
         # Every request may come to need a row of its own.
-        self._slots.make_room(len(self), longest)
-        self._reading = take_rows(prompts, self._slots, self._pool, len(self.rows), self._held)
-        return [*blocks, *blocks_of(self._reading, self._slots)]
-
-    def join(self) -> None:
-        """Give rows to those whose prompts have been read."""
-        contexts = list(self._waiting)
-        same = [self._waiting.pop(contexts[item.number]) for item in self._reading]
-        places = iter(self._draws.add([keyed.request for row in same for keyed in row]))
-        prefixes = keep(self._reading, self._slots, self._pool)
-        for item, row, prefix in zip(self._reading, same, prefixes, strict=True):
-            members = {next(places): _Member(keyed, prefix) for keyed in row}
-            self._members |= members
-            self._held[item.row] = item.prompt
-            self.rows.append(list(members))
+        self._slots.make_room(len(self), int(starts.max()) + 1)
+        for source, target in moves:
+            self._move(source, target, int(starts[target]))
+        copy_known(self._reading, self._slots, self._pool, self._first, self._held)
+        for row, item in enumerate(self._reading, start=self._first):
+            self._held[row] = item.prompt
+        return [
+            last_of_each(self._slots, starts, last),
+            *blocks_of(self._reading, self._slots, self._first),
+        ]
 
     def retire(self, finished: Mapping[int, Sample]) -> list[tuple[int, Sample]]:
-        """Take out those of the finished that are here; give each context of the rest one row."""
+        """Take out those of the finished that are here, when the blocks have been read."""
+        keep(self._reading, self._slots, self._pool, self._first)
+        self._reading = []
         done = []
         for number, row in enumerate(self.rows):
             for place in row:
                 if (sample := finished.get(place)) is not None:
                     member = self._members.pop(place)
+                    prompt = member.keyed.request.prompt
                     # The last id was drawn but never read.
-                    read, start = sample.ids[:-1], len(member.keyed.request.prompt)
-                    tokens = self._slots.tokens(number, start, start + len(read))
-                    self._pool.insert(member.prefix, read, tokens)
+                    read = sample.ids[:-1]
+                    self._held[number] = context = prompt + read
+                    tokens = self._slots.tokens(number, len(prompt), len(context))
+                    self._left[self._pool.insert(member.prefix, read, tokens)] = number
                     done.append((member.keyed.key, sample))
-        if done or len(self._members) > len(self.rows):
-            self._share_rows()
         return done
 
-    def _share_rows(self) -> None:
-        contexts = self._contexts()
-        targets = _rows_for([row for row, _ in contexts])
-        moved = [
-            (*context, target)
-            for context, target in zip(contexts, targets, strict=True)
-            if context[0] != target
-        ]
-        lengths, _ = self._draws.unread([places[0] for _, places, _ in moved])
-        for (source, places, target), length in zip(moved, lengths.tolist(), strict=True):
-            prompt = self._members[places[0]].keyed.request.prompt
-            # What both begin with need not be copied: all prompts may begin with the same examples.
-            start = shared(self._held.get(target, ()), prompt)
-            self._slots.move(source, target, start, length)
-            self._held[target] = prompt
-        self.rows = [[]] * len(contexts)
-        for (_, places), target in zip(contexts, targets, strict=True):
+    def _fill_rows(self) -> list[tuple[int, int]]:
+        """Give each context a row: those that go on, and new ones, which are neighbours. What must be
+        copied: from which rows to which."""
+        waiting = list(self._waiting)
+        self._reading = choose([prompt for prompt, _ in waiting], self._pool)
+        if not self._reading and not self._left and len(self._members) == len(self.rows):
+            return []
+        going_on = self._contexts()
+        sources = [row for row, _ in going_on]
+        self._first = self._best_place(sources)
+        self._left = {}
+        new = range(self._first, self._first + len(self._reading))
+        count = len(sources) + len(new)
+        targets = _rows_for(sources, [*range(new.start), *range(new.stop, count)])
+        self.rows = [[]] * count
+        for (_, places), target in zip(going_on, targets, strict=True):
             self.rows[target] = places
+        for row, item in zip(new, self._reading, strict=True):
+            same = self._waiting.pop(waiting[item.number])
+            self.rows[row] = places = self._draws.add([keyed.request for keyed in same])
+            members = (_Member(keyed, item.whole) for keyed in same)
+            self._members |= zip(places, members, strict=True)
+        return [move for move in zip(sources, targets, strict=True) if move[0] != move[1]]
 
     def _contexts(self) -> list[tuple[int, list[int]]]:
         """The requests that go on and have the same context, and the row where that is."""
         together = [place for row in self.rows if len(row) > 1 for place in row]
-        _, drawn = self._draws.unread(together)
+        _, drawn = self._draws.ends(together)
         last = dict(zip(together, drawn.tolist(), strict=True))
         contexts: defaultdict[tuple[int, int | None], list[int]] = defaultdict(list)
         for number, row in enumerate(self.rows):
@@ -135,10 +139,34 @@ class Lane:
                     contexts[number, last.get(place)].append(place)
         return [(number, places) for (number, _), places in contexts.items()]
 
+    def _best_place(self, sources: Sequence[int]) -> int:
+        """The first of the rows for prompts: where the most of them go on with what a row was just left
+        with and the fewest of those that go on, which are in these rows, must make room; else behind
+        them all."""
+        there = Counter(
+            self._left[item.key] - number
+            for number, item in enumerate(self._reading)
+            if item.key in self._left
+        )
 
-def _rows_for(sources: Sequence[int]) -> list[int]:
-    """For contexts that stand in these rows, rows from 0 on, each its own: where it stands if it can,
-    so that little is copied, and nothing onto what is still to be copied."""
-    stays = {row: number for number, row in reversed(list(enumerate(sources))) if row < len(sources)}
-    free = (row for row in range(len(sources)) if row not in stays)
+        def copies(first: int) -> int:
+            after = first + len(self._reading)
+            return bisect_left(sources, after) - bisect_left(sources, first) - there[first]
+
+        behind = len(sources)
+        return min((first for first in (behind, *there) if 0 <= first <= behind), key=copies)
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        # What both begin with need not be copied: all prompts may begin with the same examples.
+        start = shared(self._held.get(target, ()), self._held[source])
+        self._slots.move(source, target, start, length)
+        self._held[target] = self._held[source]
+
+
+def _rows_for(sources: Sequence[int], rows: Sequence[int]) -> list[int]:
+    """For contexts that stand in rows, each its own of as many: where it stands if it can, so that
+    little is copied, and nothing onto what is still to be copied."""
+    room = set(rows)
+    stays = {row: number for number, row in reversed(list(enumerate(sources))) if row in room}
+    free = (row for row in rows if row not in stays)
     return [row if stays.get(row) == number else next(free) for number, row in enumerate(sources)]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import accumulate, groupby
 from typing import Any, Final
 
+import numpy as np
 import torch
 from attrs import define, frozen
 from jaxtyping import Float, Int64
@@ -19,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from rftt.policies.attention import Attention, attention_of
+from rftt.policies.attention import Attention, eager_attention, torch_attention
 from rftt.policies.blocks import Block
 
 _PACKED: Final = "rftt_packed"
@@ -38,7 +39,8 @@ class PackedModel:
             )
         self.model = model
         self._config = model.config.get_text_config()
-        # Made once: it takes as long as several small operations on tensors.
+        # Made once: they take as long as several small operations on tensors.
+        self._attention = torch_attention(model)
         self._pass = _Pass()
         layers = range(self._config.num_hidden_layers)
         self._cache = Cache(layers=[_Layer(self._pass, layer) for layer in layers])
@@ -56,19 +58,20 @@ class PackedModel:
                 self.model.train()
 
     def read(self, blocks: Sequence[Block]) -> Float[Tensor, "rows size"]:
-        """Read new ids, and keep their keys and values in their rows; for each row, one block's after
-        another's, the logits of what comes next."""
+        """Read new ids, and keep their keys and values in their rows; for each row of which the last id
+        is read, one block's after another's, the logits of what comes next."""
         attention = self._config._attn_implementation
         self._pass.blocks, self._pass.places = blocks, _places(blocks)
-        self._pass.attention = attention_of(self.model, attention)
+        self._pass.attention = eager_attention if attention == "eager" else self._attention
         self._config._attn_implementation = _PACKED
+        device = blocks[0].slots.store.device
         try:
             output = self.model(
-                input_ids=torch.cat([block.ids for block in blocks])[None],
-                position_ids=torch.cat([block.columns for block in blocks])[None],
+                input_ids=_joined([block.ids for block in blocks], device)[None],
+                position_ids=_joined([block.columns for block in blocks], device)[None],
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=_ends(blocks),
+                logits_to_keep=_joined(_last(blocks), device),
             )
         finally:
             self._config._attn_implementation = attention
@@ -77,9 +80,15 @@ class PackedModel:
         return logits
 
 
-def _ends(blocks: Sequence[Block]) -> Int64[Tensor, " rows"]:
+def _joined(parts: Sequence[Int64[np.ndarray, " _"]], device: torch.device) -> Int64[Tensor, " ids"]:
+    return torch.from_numpy(np.concatenate(parts)).to(device)
+
+
+def _last(blocks: Sequence[Block]) -> list[Int64[np.ndarray, " rows"]]:
+    """Where the last ids of rows are among all that are read."""
     before = accumulate((block.size for block in blocks), initial=0)
-    return torch.cat([block.ends + start for block, start in zip(blocks, before, strict=False)])
+    starts = zip(blocks, before, strict=False)
+    return [np.arange(start, start + block.size) for block, start in starts if block.is_last]
 
 
 @frozen(eq=False)
@@ -96,9 +105,10 @@ def _places(blocks: Sequence[Block]) -> list[_Places]:
     places = []
     for _, group in groupby(blocks, key=lambda block: id(block.slots)):
         of_slots = list(group)
-        rows = torch.cat([block.rows + block.first for block in of_slots])
-        columns = torch.cat([block.columns for block in of_slots])
-        places.append(_Places(of_slots[0].slots.store, rows, columns))
+        store = of_slots[0].slots.store
+        rows = _joined([block.rows + block.first for block in of_slots], store.device)
+        columns = _joined([block.columns for block in of_slots], store.device)
+        places.append(_Places(store, rows, columns))
     return places
 
 
@@ -153,10 +163,11 @@ def packed_attention(
             grid = part.unflatten(1, (block.height, block.new)).transpose(0, 1)
         else:
             grid = part.new_zeros(block.height, len(part), block.new, part.shape[2])
-            grid[block.rows, :, block.offsets] = part.transpose(0, 1)
+            rows, offsets = block.grid
+            grid[rows, :, offsets] = part.transpose(0, 1)
         keys, values = block.kept[:, 2 * key.layer], block.kept[:, 2 * key.layer + 1]
         out, _ = attention(module, grid, keys, values, block.mask(sliding_window), **kwargs)
-        mixed.append(out.flatten(0, 1) if block.is_even else out[block.rows, block.offsets])
+        mixed.append(out.flatten(0, 1) if block.is_even else out[block.grid])
     return torch.cat(mixed)[None], None
 
 

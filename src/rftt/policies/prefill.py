@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from functools import reduce
 from typing import Final
 
 from attrs import frozen
 
-from rftt.policies.blocks import Block, several_each
+from rftt.policies.blocks import Block, before_the_last
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.prefix_pool import PrefixPool, longer
 
@@ -18,20 +18,31 @@ _IDS_AT_ONCE: Final = 8192
 
 @frozen
 class Unread:
-    """A prompt in its row, of which the first ``known`` ids are there already; ``number`` is its place
-    among those that were given."""
+    """A prompt to be read, one of those that were given. The last id is always read: its logits are
+    wanted."""
 
     number: int
+    """Its place among those that were given."""
     prompt: tuple[int, ...]
-    row: int
-    known: int
+    places: list[int]
+    """Of the known prefix, in the pool."""
     key: int
     """Of the known prefix, in the pool."""
+
+    @property
+    def known(self) -> int:
+        """How many ids the pool knows."""
+        return len(self.places)
 
     @property
     def ids(self) -> tuple[int, ...]:
         """What is to be read."""
         return self.prompt[self.known :]
+
+    @property
+    def whole(self) -> int:
+        """The key of the whole prompt."""
+        return reduce(longer, self.ids, self.key)
 
 
 def refuse_empty(number: int, prompt: Sequence[int]) -> None:
@@ -40,40 +51,39 @@ def refuse_empty(number: int, prompt: Sequence[int]) -> None:
         raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
 
 
-def take_rows(
-    prompts: Sequence[tuple[int, ...]],
+def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[Unread]:
+    """Those of the prompts that are to be read next, shortest unread part first.
+
+    A beginning that several prompts share is read once: the others are left out, to be given another
+    time, and so is what is too much for one pass.
+    """
+    claimed: set[int] = set()
+    chosen: list[Unread] = []
+    left = _IDS_AT_ONCE
+    for number, prompt in enumerate(prompts):
+        item = Unread(number, prompt, *pool.match(prompt[:-1]))
+        unread = len(prompt) - item.known
+        next_key = longer(item.key, prompt[item.known])
+        if (unread > 1 and next_key in claimed) or (unread > left and chosen):
+            continue
+        left -= unread
+        claimed.add(next_key)
+        chosen.append(item)
+    return sorted(chosen, key=lambda item: len(item.prompt) - item.known)
+
+
+def copy_known(
+    chosen: Iterable[Unread],
     slots: KVSlots,
     pool: PrefixPool,
     first: int,
     held: Mapping[int, tuple[int, ...]],
-) -> list[Unread]:
-    """Put prompts into the rows from ``first`` on, in which there must be room, shortest
-    unread part first.
-
-    What the pool knows is copied, but for what a row still holds: ``held`` says what rows begin with.
-    The last id is always read: its logits are wanted. A beginning that several prompts share is read
-    once: the others are left out, to be given another time, and so is what is too much for one pass.
-    """
-    claimed: set[int] = set()
-    matches: list[tuple[int, int, list[int], int]] = []
-    left = _IDS_AT_ONCE
-    for number, prompt in enumerate(prompts):
-        places, key = pool.match(prompt[:-1])
-        unread = len(prompt) - len(places)
-        next_key = longer(key, prompt[len(places)])
-        if (unread > 1 and next_key in claimed) or (unread > left and matches):
-            continue
-        left -= unread
-        claimed.add(next_key)
-        matches.append((unread, number, places, key))
-    matches.sort(key=itemgetter(0))
-    taken = []
-    for row, (_, number, places, key) in enumerate(matches, start=first):
-        prompt = prompts[number]
-        taken.append(Unread(number, prompt, row, len(places), key))
-        there = min(shared(held.get(row, ()), prompt), len(places))
-        pool.copy(places[there:], slots.tokens(row, there, len(places)))
-    return taken
+) -> None:
+    """Put what the pool knows into the rows from ``first`` on, in which there must be room, but for what
+    a row still holds: ``held`` says what rows begin with."""
+    for row, item in enumerate(chosen, start=first):
+        there = min(shared(held.get(row, ()), item.prompt), item.known)
+        pool.copy(item.places[there:], slots.tokens(row, there, item.known))
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
@@ -81,28 +91,27 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def blocks_of(taken: Sequence[Unread], slots: KVSlots) -> Iterator[Block]:
-    """Blocks of rows that have about as many ids to read: attention looks at as many of each as the row
-    with most of them has."""
+def blocks_of(chosen: Iterable[Unread], slots: KVSlots, first: int) -> Iterator[Block]:
+    """What is to be read before the last ids, in blocks of rows that have about as many: attention looks
+    at as many of each as the row with most of them has."""
     part: list[Unread] = []
-    for item in taken:
+    for row, item in enumerate(chosen, start=first):
         if part and len(item.ids) > 2 * len(part[0].ids):
-            yield _block(part, slots)
+            yield _block(part, slots, row - len(part))
             part = []
-        part.append(item)
+        if len(item.ids) > 1:
+            part.append(item)
     if part:
-        yield _block(part, slots)
+        yield _block(part, slots, row + 1 - len(part))
 
 
-def _block(part: Sequence[Unread], slots: KVSlots) -> Block:
-    return several_each(slots, part[0].row, [i.known for i in part], [i.ids for i in part])
+def _block(part: Sequence[Unread], slots: KVSlots, first: int) -> Block:
+    return before_the_last(slots, first, [i.known for i in part], [i.ids[:-1] for i in part])
 
 
-def keep(taken: Iterable[Unread], slots: KVSlots, pool: PrefixPool) -> list[int]:
-    """Put what has been read into the pool; the keys of the whole prompts there."""
-    keys = []
-    for item in taken:
+def keep(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, first: int) -> None:
+    """Put what has been read into the pool."""
+    for row, item in enumerate(chosen, start=first):
         end = len(item.prompt)
         pool.missed += end - item.known
-        keys.append(pool.insert(item.key, item.ids, slots.tokens(item.row, item.known, end)))
-    return keys
+        pool.insert(item.key, item.ids, slots.tokens(row, item.known, end))

@@ -89,8 +89,6 @@ class RunningBatch(SampleStream):
         """One forward pass and one draw for all lanes."""
         lanes = [lane for lane in self._lanes.values() if len(lane)]
         logits = self._model.read([block for lane in lanes for block in lane.blocks()])
-        for lane in lanes:
-            lane.join()
         rows = enumerate(row for lane in lanes for row in lane.rows)
         places, of = zip(*((place, number) for number, row in rows for place in row), strict=True)
         finished = self._draws.draw(logits, places, of)

@@ -8,17 +8,19 @@ from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.policies.blocks import last_of_each
 from rftt.policies.distribution import Warp, log_probabilities
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.packed import PackedModel
-from rftt.policies.prefill import blocks_of, keep, refuse_empty, take_rows
+from rftt.policies.prefill import blocks_of, choose, copy_known, keep, refuse_empty
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.running_batch import RunningBatch
 from rftt.policies.sampler import Sampler, SampleStream
@@ -112,10 +114,13 @@ class TransformersSampler(Sampler):
             while waiting:
                 part = list(islice(waiting, self.batch_size))
                 slots.make_room(len(part), max(map(len, part)))
-                taken = take_rows(part, slots, pool, 0, {})
-                logits = self._reader.read(list(blocks_of(taken, slots)))
-                keep(taken, slots, pool)
-                asked = [(row, n) for row, item in enumerate(taken) for n in waiting.pop(item.prompt)]
+                chosen = choose(part, pool)
+                copy_known(chosen, slots, pool, 0, {})
+                starts, last = np.array([(len(i.prompt) - 1, i.prompt[-1]) for i in chosen]).T
+                block = last_of_each(slots, starts, last)
+                logits = self._reader.read([block, *blocks_of(chosen, slots, 0)])
+                keep(chosen, slots, pool, 0)
+                asked = [(row, n) for row, item in enumerate(chosen) for n in waiting.pop(item.prompt)]
                 read, numbers = (list(column) for column in zip(*asked, strict=True))
                 rows[numbers] = log_probabilities(logits[read], allowed[numbers]).cpu()
         return rows
