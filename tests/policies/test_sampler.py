@@ -173,18 +173,31 @@ def test_a_sample_may_be_far_longer_than_its_prompt() -> None:
     assert abs(float(plain[sample.ids[-1]]) - sample.log_probs[-1]) < 1e-4
 
 
+def test_a_request_that_goes_on_where_another_ended_is_read_in_full() -> None:
+    """The last id of a sample is drawn and not read, and others that begin with all of it move in."""
+    sampler = _sampler(batch_size=2)
+    automaton = _automaton(sampler, ())
+    ended = SampleRequest((3, 4, 5), 0, 1, 4)
+    (sample,) = sampler.sample([ended], automaton)
+    sampler.forget()
+    longer = SampleRequest((*ended.prompt, *sample.ids, 6), 1, 1, 8)
+    _, other = sampler.sample([ended, longer], automaton)
+    for place, token in enumerate(other.ids):
+        plain = _plain_log_probs(sampler, longer.prompt + other.ids[:place])
+        assert abs(float(plain[token]) - other.log_probs[place]) < 1e-4
+
+
 def test_a_pass_that_failed_can_be_tried_again() -> None:
     sampler = _sampler(batch_size=8)
     automaton = _automaton(sampler)
-    expected = sampler.sample(REQUESTS, automaton)
-    sampler.forget()
+    expected = _sampler(batch_size=8).sample(REQUESTS, automaton)
     passes = itertools.count()
 
     def fail(*_: object) -> None:
         if next(passes) % 3 == 0:
             raise MemoryError("no room")
 
-    sampler.model.register_forward_hook(fail)
+    sampler.model.register_forward_pre_hook(fail)
     stream = sampler.stream(automaton)
     for number, request in enumerate(REQUESTS):
         stream.add(number, request)
