@@ -91,6 +91,18 @@ def _plain_log_probs(sampler: TransformersSampler, prompt: tuple[int, ...]) -> t
     return logits.log_softmax(-1)
 
 
+def _assert_drawn_as_by_plain_passes(
+    sampler: TransformersSampler, prompt: tuple[int, ...], sample: Sample
+) -> None:
+    for place, (token, log_prob) in enumerate(zip(sample.ids, sample.log_probs, strict=True)):
+        plain = _plain_log_probs(sampler, prompt + sample.ids[:place])
+        assert abs(float(plain[token]) - log_prob) < 1e-4
+
+
+_BYTES_PER_TOKEN = 2 * 2 * 1 * 16 * 4
+"""Of the tiny model: sides, layers, heads, dimensions, bytes."""
+
+
 @settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=12).map(tuple), min_size=1, max_size=9),
@@ -103,17 +115,14 @@ def test_what_was_read_before_changes_nothing(
     """Few ids and short prompts, so that most share their beginnings; and a store of any size, down to
     none at all."""
     model = tiny_model()
-    per_token = 2 * 2 * 1 * 16 * 4  # sides, layers, heads, dimensions, bytes
     sampler = TransformersSampler(
-        model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * per_token
+        model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
     )
     automaton = _automaton(sampler)
     requests = [SampleRequest(prompt, seed, 1, 6) for seed, prompt in enumerate(prompts)]
     for _ in range(2):
         for request, sample in zip(requests, sampler.sample(requests, automaton), strict=True):
-            for place, token in enumerate(sample.ids):
-                plain = _plain_log_probs(sampler, request.prompt + sample.ids[:place])
-                assert abs(float(plain[token]) - sample.log_probs[place]) < 1e-4
+            _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
         priors = sampler.next_log_probs(prompts, [1] * len(prompts), automaton)
         for prompt, row in zip(prompts, priors, strict=True):
             torch.testing.assert_close(
@@ -140,15 +149,15 @@ def test_dialogues_that_go_on_at_once_are_read_as_a_whole(
     """Each turn is so many new ids and a sample of so many at most; the next one is asked for as soon as
     a sample is there, while others are under way."""
     sampler = TransformersSampler(
-        tiny_model(), tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * 2 * 2 * 1 * 16 * 4
+        tiny_model(), tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
     )
     stream = sampler.stream(_automaton(sampler))
     under_way: dict[int, SampleRequest] = {}
 
+    coming = [iter(turns) for _, turns in dialogues]
+
     def ask(number: int, context: tuple[int, ...]) -> None:
-        turns = dialogues[number][1]
-        if turns:
-            new, limit = turns.pop()
+        for new, limit in itertools.islice(coming[number], 1):
             under_way[number] = SampleRequest(context + (7,) * new, number, 1, limit)
             stream.add(number, under_way[number])
 
@@ -157,12 +166,10 @@ def test_dialogues_that_go_on_at_once_are_read_as_a_whole(
     while done := stream.collect():
         for number, sample in done:
             prompt = under_way.pop(number).prompt
-            for place, token in enumerate(sample.ids):
-                plain = _plain_log_probs(sampler, prompt + sample.ids[:place])
-                assert abs(float(plain[token]) - sample.log_probs[place]) < 1e-4
+            _assert_drawn_as_by_plain_passes(sampler, prompt, sample)
             ask(number, prompt + sample.ids)
     assert not under_way
-    assert not any(turns for _, turns in dialogues)
+    assert not any(list(turns) for turns in coming)
 
 
 def test_a_sample_may_be_far_longer_than_its_prompt() -> None:
@@ -182,9 +189,7 @@ def test_a_request_that_goes_on_where_another_ended_is_read_in_full() -> None:
     sampler.forget()
     longer = SampleRequest((*ended.prompt, *sample.ids, 6), 1, 1, 8)
     _, other = sampler.sample([ended, longer], automaton)
-    for place, token in enumerate(other.ids):
-        plain = _plain_log_probs(sampler, longer.prompt + other.ids[:place])
-        assert abs(float(plain[token]) - other.log_probs[place]) < 1e-4
+    _assert_drawn_as_by_plain_passes(sampler, longer.prompt, other)
 
 
 def test_a_pass_that_failed_can_be_tried_again() -> None:
@@ -331,9 +336,7 @@ def test_a_model_with_an_adapter_is_sampled_with_it() -> None:
     tuned = get_peft_model(tiny_model(), config).eval()
     sampler = TransformersSampler(tuned, tokenizer())
     for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
-        for place, (token, log_prob) in enumerate(zip(sample.ids, sample.log_probs, strict=True)):
-            plain = _plain_log_probs(sampler, request.prompt + sample.ids[:place])
-            assert abs(float(plain[token]) - log_prob) < 1e-4
+        _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
     with tuned.disable_adapter():
         without = _plain_log_probs(sampler, (3, 4, 5))
     assert (without - _plain_log_probs(sampler, (3, 4, 5))).abs().max() > 0.1

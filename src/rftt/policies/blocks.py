@@ -16,8 +16,8 @@ from rftt.policies.kv_slots import KVSlots
 
 @frozen(eq=False)
 class Block:
-    """New ids of neighbouring rows, one row's after another's. What says where they are is numpy's:
-    a pass puts it together, and takes it to the model's device at once.
+    """New ids of neighbouring rows, one row's after another's. What says where they are is numpy's,
+    so that a pass puts that of all blocks together before it goes to the model's device.
 
     Attributes:
         slots: where the rows are.

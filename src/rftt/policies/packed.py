@@ -61,14 +61,15 @@ class PackedModel:
         """Read new ids, and keep their keys and values in their rows; for each row of which the last id
         is read, one block's after another's, the logits of what comes next."""
         attention = self._config._attn_implementation
-        self._pass.blocks, self._pass.places = blocks, _places(blocks)
+        device = blocks[0].slots.store.device
+        columns = _joined([block.columns for block in blocks], device)
+        self._pass.blocks, self._pass.places = blocks, _places(blocks, columns)
         self._pass.attention = eager_attention if attention == "eager" else self._attention
         self._config._attn_implementation = _PACKED
-        device = blocks[0].slots.store.device
         try:
             output = self.model(
                 input_ids=_joined([block.ids for block in blocks], device)[None],
-                position_ids=_joined([block.columns for block in blocks], device)[None],
+                position_ids=columns[None],
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=_joined(_last(blocks), device),
@@ -100,16 +101,13 @@ class _Places:
     columns: Int64[Tensor, " ids"]
 
 
-def _places(blocks: Sequence[Block]) -> list[_Places]:
+def _places(blocks: Sequence[Block], columns: Int64[Tensor, " ids"]) -> list[_Places]:
     """Blocks of the same slots together: each writing takes some time, however little is written."""
-    places = []
-    for _, group in groupby(blocks, key=lambda block: id(block.slots)):
-        of_slots = list(group)
-        store = of_slots[0].slots.store
-        rows = _joined([block.rows + block.first for block in of_slots], store.device)
-        columns = _joined([block.columns for block in of_slots], store.device)
-        places.append(_Places(store, rows, columns))
-    return places
+    groups = [list(group) for _, group in groupby(blocks, key=lambda block: id(block.slots))]
+    sizes = [sum(block.size for block in group) for group in groups]
+    rows = _joined([block.rows + block.first for block in blocks], columns.device)
+    parts = zip(groups, rows.split(sizes), columns.split(sizes), strict=True)
+    return [_Places(group[0].slots.store, *where) for group, *where in parts]
 
 
 @define
