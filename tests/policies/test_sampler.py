@@ -192,6 +192,23 @@ def test_a_request_that_goes_on_where_another_ended_is_read_in_full() -> None:
     _assert_drawn_as_by_plain_passes(sampler, longer.prompt, other)
 
 
+def test_prompts_of_unlike_lengths_are_read_in_lanes_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The tiny model's memory is too small for lanes to be worth their while.
+    monkeypatch.setattr("rftt.policies.running_batch._WORTH_A_LANE", 0)
+    requests = [
+        SampleRequest(
+            tuple(3 + (7 * place + seed) % 40 for place in range(length)), seed, 1, 1 + seed % 9
+        )
+        for seed, length in enumerate([2, 150, 3, 70, 9, 33, 2, 140, 20, 71, 5, 36])
+    ]
+    sampler = _sampler(batch_size=5)
+    samples = sampler.sample(requests, _automaton(sampler))
+    for request, sample in zip(requests, samples, strict=True):
+        _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
+
+
 def test_a_pass_that_failed_can_be_tried_again() -> None:
     sampler = _sampler(batch_size=8)
     automaton = _automaton(sampler)
