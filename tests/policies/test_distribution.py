@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import accumulate, cycle
 
 import pytest
 import torch
@@ -98,6 +99,25 @@ def test_the_id_drawn_is_where_the_sum_passes_the_noise(
         below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
         mark, slack = Fraction(noise) * sum(probs), Fraction(1, 2**50)
         assert below - slack <= mark <= upto + slack
+
+
+@pytest.mark.parametrize("spread", [0, 1, 5])
+def test_noise_next_to_a_boundary_falls_on_the_right_side_of_it(spread: int) -> None:
+    torch.manual_seed(spread)
+    row = (spread * torch.randn(50_001)).softmax(0)
+    parts = [Fraction(p) for p in row.tolist()]
+    upto = list(accumulate(parts))
+    ids = torch.multinomial(row, 200, replacement=True).tolist()
+    aside = [sign * 2.0**-power for power in range(15, 50) for sign in (1, -1)]
+    noises = [
+        min(max(0.0, float(upto[i] / upto[-1]) + by), 1 - 2**-53)
+        for i, by in zip(ids, cycle(aside), strict=False)
+    ]
+    rows = torch.zeros(len(ids), dtype=torch.int64)
+    found = inverse_cumulative(row[None], rows, torch.tensor(noises, dtype=torch.float64))
+    for noise, drawn in zip(noises, found.tolist(), strict=True):
+        mark, slack = Fraction(noise) * upto[-1], Fraction(1, 2**50)
+        assert upto[drawn] - parts[drawn] - slack <= mark <= upto[drawn] + slack
 
 
 @pytest.mark.parametrize("warp", [Warp(), Warp(0.0), Warp(0.7, 0.9, 0.001)])

@@ -113,14 +113,16 @@ def test_what_was_read_before_changes_nothing(
     prompts: list[tuple[int, ...]], batch_size: int, kept_tokens: int
 ) -> None:
     """Few ids and short prompts, so that most share their beginnings; and a store of any size, down to
-    none at all."""
+    none at all. The last time it was read by other weights."""
     model = tiny_model()
     sampler = TransformersSampler(
         model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
     )
     automaton = _automaton(sampler)
     requests = [SampleRequest(prompt, seed, 1, 6) for seed, prompt in enumerate(prompts)]
-    for _ in range(2):
+    for weights in (None, None, tiny_model(seed=1).state_dict()):
+        if weights is not None:
+            model.load_state_dict(weights)
         for request, sample in zip(requests, sampler.sample(requests, automaton), strict=True):
             _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
         priors = sampler.next_log_probs(prompts, [1] * len(prompts), automaton)
@@ -228,6 +230,27 @@ def test_a_pass_that_failed_can_be_tried_again() -> None:
         with contextlib.suppress(MemoryError):
             samples |= stream.collect()
     assert [samples[number].ids for number in range(len(REQUESTS))] == [s.ids for s in expected]
+
+
+def test_nothing_is_left_of_a_pass_that_failed() -> None:
+    sampler = _sampler(batch_size=2)
+    automaton = _automaton(sampler, ())
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    failing = sampler.model.register_forward_pre_hook(fail)
+    stream = sampler.stream(automaton)
+    prompt = (5, 6, 7, 8, 9)
+    stream.add(0, SampleRequest((3, 4), 0, 1, 4))
+    stream.add(1, SampleRequest(prompt, 0, 1, 4))
+    with pytest.raises(MemoryError):
+        stream.collect()
+    failing.remove()
+    # The second waits for what they share, and comes to the row where that was not read.
+    requests = [SampleRequest(prompt, 0, 1, 4), SampleRequest((*prompt, 3), 1, 1, 4)]
+    for request, sample in zip(requests, sampler.sample(requests, automaton), strict=True):
+        _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
 
 
 def test_other_weights_are_noticed() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import ne
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,9 @@ class KVSlots:
     ``store[row, 2 * layer]`` holds a row's keys and ``store[row, 2 * layer + 1]`` its values, each
     ``[heads, tokens, dimensions]``. Rows in use are kept together at the front, so that a forward
     pass reads a slice.
+
+    Attributes:
+        held: the ids that rows begin with, whether they are in use or not.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -37,6 +41,7 @@ class KVSlots:
         self.store = torch.zeros(
             0, *self.token_shape[:2], 0, self.token_shape[2], dtype=model.dtype, device=model.device
         )
+        self.held: dict[int, tuple[int, ...]] = {}
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -60,9 +65,18 @@ class KVSlots:
         """Some columns of a row; what is written there is written to the row."""
         return self.store[row, :, :, start:end].permute(2, 0, 1, 3)
 
-    def move(self, source: int, target: int, start: int, end: int) -> None:
-        """Copy some columns of one row over those of another."""
+    def known(self, row: int, ids: Sequence[int]) -> int:
+        """How many of these ids the row begins with."""
+        differs = [*map(ne, self.held.get(row, ()), ids), True]
+        return differs.index(True)
+
+    def move(self, source: int, target: int, end: int) -> None:
+        """Copy so many columns of one row over those of another, but for what both begin with: all
+        prompts may begin with the same examples."""
+        held = self.held.get(source, ())
+        start = self.known(target, held)
         self.store[target, :, :, start:end] = self.store[source, :, :, start:end]
+        self.held[target] = held
 
 
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

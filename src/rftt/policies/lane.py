@@ -11,7 +11,7 @@ from attrs import frozen
 from rftt.policies.blocks import Block, last_of_each
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.prefill import Unread, blocks_of, choose, copy_known, keep, shared
+from rftt.policies.prefill import Unread, blocks_of, choose, copy_known, keep
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
 
@@ -55,8 +55,6 @@ class Lane:
         """By place, those in rows."""
         self._left: dict[int, int] = {}
         """By key in the pool, rows where such a context ended in the last step."""
-        self._held: dict[int, tuple[int, ...]] = {}
-        """What rows begin with, whether they are in use or not."""
         self.rows: list[list[int]] = []
 
     def __len__(self) -> int:
@@ -76,10 +74,8 @@ class Lane:
         # Every request may come to need a row of its own.
         self._slots.make_room(len(self), int(starts.max()) + 1)
         for source, target in moves:
-            self._move(source, target, int(starts[target]))
-        copy_known(self._reading, self._slots, self._pool, self._first, self._held)
-        for row, item in enumerate(self._reading, start=self._first):
-            self._held[row] = item.prompt
+            self._slots.move(source, target, int(starts[target]))
+        copy_known(self._reading, self._slots, self._pool, self._first)
         return [
             last_of_each(self._slots, starts, last),
             *blocks_of(self._reading, self._slots, self._first),
@@ -97,7 +93,7 @@ class Lane:
                     prompt = member.keyed.request.prompt
                     # The last id was drawn but never read.
                     read = sample.ids[:-1]
-                    self._held[number] = context = prompt + read
+                    self._slots.held[number] = context = prompt + read
                     tokens = self._slots.tokens(number, len(prompt), len(context))
                     self._left[self._pool.insert(member.prefix, read, tokens)] = number
                     done.append((member.keyed.key, sample))
@@ -130,14 +126,18 @@ class Lane:
     def _contexts(self) -> list[tuple[int, list[int]]]:
         """The requests that go on and have the same context, and the row where that is."""
         together = [place for row in self.rows if len(row) > 1 for place in row]
-        _, drawn = self._draws.ends(together)
-        last = dict(zip(together, drawn.tolist(), strict=True))
-        contexts: defaultdict[tuple[int, int | None], list[int]] = defaultdict(list)
+        last = dict(zip(together, self._draws.ends(together)[1].tolist(), strict=True))
+        contexts: list[tuple[int, list[int]]] = []
         for number, row in enumerate(self.rows):
-            for place in row:
-                if place in self._members:
-                    contexts[number, last.get(place)].append(place)
-        return [(number, places) for (number, _), places in contexts.items()]
+            going_on = [place for place in row if place in self._members]
+            if len(going_on) < 2:
+                contexts += [(number, going_on)] if going_on else []
+                continue
+            by_last: defaultdict[int, list[int]] = defaultdict(list)
+            for place in going_on:
+                by_last[last[place]].append(place)
+            contexts += [(number, places) for places in by_last.values()]
+        return contexts
 
     def _best_place(self, sources: Sequence[int]) -> int:
         """The first of the rows for prompts: where the most of them go on with what a row was just left
@@ -155,12 +155,6 @@ class Lane:
 
         behind = len(sources)
         return min((first for first in (behind, *there) if 0 <= first <= behind), key=copies)
-
-    def _move(self, source: int, target: int, length: int) -> None:
-        # What both begin with need not be copied: all prompts may begin with the same examples.
-        start = shared(self._held.get(target, ()), self._held[source])
-        self._slots.move(source, target, start, length)
-        self._held[target] = self._held[source]
 
 
 def _rows_for(sources: Sequence[int], rows: Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Final
 
@@ -72,23 +72,14 @@ def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[Unread]
     return sorted(chosen, key=lambda item: len(item.prompt) - item.known)
 
 
-def copy_known(
-    chosen: Iterable[Unread],
-    slots: KVSlots,
-    pool: PrefixPool,
-    first: int,
-    held: Mapping[int, tuple[int, ...]],
-) -> None:
+def copy_known(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, first: int) -> None:
     """Put what the pool knows into the rows from ``first`` on, in which there must be room, but for what
-    a row still holds: ``held`` says what rows begin with."""
+    a row still holds."""
     for row, item in enumerate(chosen, start=first):
-        there = min(shared(held.get(row, ()), item.prompt), item.known)
+        known = item.prompt[: item.known]
+        there = slots.known(row, known)
         pool.copy(item.places[there:], slots.tokens(row, there, item.known))
-
-
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two sequences have in common before they part."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        slots.held[row] = known
 
 
 def blocks_of(chosen: Iterable[Unread], slots: KVSlots, first: int) -> Iterator[Block]:
@@ -112,6 +103,7 @@ def _block(part: Sequence[Unread], slots: KVSlots, first: int) -> Block:
 def keep(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, first: int) -> None:
     """Put what has been read into the pool."""
     for row, item in enumerate(chosen, start=first):
+        slots.held[row] = item.prompt
         end = len(item.prompt)
         pool.missed += end - item.known
         pool.insert(item.key, item.ids, slots.tokens(row, item.known, end))

@@ -89,7 +89,5 @@ class RunningBatch(SampleStream):
         """One forward pass and one draw for all lanes."""
         lanes = [lane for lane in self._lanes.values() if len(lane)]
         logits = self._model.read([block for lane in lanes for block in lane.blocks()])
-        rows = enumerate(row for lane in lanes for row in lane.rows)
-        places, of = zip(*((place, number) for number, row in rows for place in row), strict=True)
-        finished = self._draws.draw(logits, places, of)
+        finished = self._draws.draw(logits, [row for lane in lanes for row in lane.rows])
         return [sample for lane in lanes for sample in lane.retire(finished)]

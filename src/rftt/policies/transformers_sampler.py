@@ -115,7 +115,7 @@ class TransformersSampler(Sampler):
                 part = list(islice(waiting, self.batch_size))
                 slots.make_room(len(part), max(map(len, part)))
                 chosen = choose(part, pool)
-                copy_known(chosen, slots, pool, 0, {})
+                copy_known(chosen, slots, pool, 0)
                 starts, last = np.array([(len(i.prompt) - 1, i.prompt[-1]) for i in chosen]).T
                 block = last_of_each(slots, starts, last)
                 logits = self._reader.read([block, *blocks_of(chosen, slots, 0)])
@@ -128,6 +128,8 @@ class TransformersSampler(Sampler):
     def forget(self) -> None:
         """Drop all that was read, because the weights are others now."""
         self._pool.clear()
+        for slots in (self._prior_slots, *self._slots.values()):
+            slots.held.clear()
 
     def _prefixes(self) -> PrefixPool:
         if self._place != (self.model.device, self.model.dtype):
