@@ -16,21 +16,21 @@ from rftt.policies.kv_slots import KVSlots
 
 @frozen(eq=False)
 class Block:
-    """New ids of neighbouring rows, one row's after another's. What says where they are is numpy's,
+    """New ids of rows at even distances, one row's after another's. What says where they are is numpy's,
     so that a pass puts that of all blocks together before it goes to the model's device.
 
     Attributes:
         slots: where the rows are.
-        first: the first of them.
+        place: which they are.
         starts: how long each row is so far.
         ids: all new ids.
-        rows: the row of each, counted from the first.
+        rows: the row of each, counted in ``place``.
         columns: where each stands in its row.
         is_last: whether they are the last of their rows, one of each, so that logits are wanted.
     """
 
     slots: KVSlots
-    first: int
+    place: range
     starts: Int64[np.ndarray, " rows"]
     ids: Int64[np.ndarray, " ids"]
     rows: Int64[np.ndarray, " ids"]
@@ -46,7 +46,7 @@ class Block:
     @cached_property
     def height(self) -> int:
         """How many rows."""
-        return len(self.starts)
+        return len(self.place)
 
     @cached_property
     def new(self) -> int:
@@ -72,7 +72,8 @@ class Block:
     @cached_property
     def kept(self) -> Float[Tensor, "rows sides heads width dimensions"]:
         """The rows' keys and values."""
-        return self.slots.store[self.first : self.first + self.height, :, :, : self.width]
+        rows = slice(self.place.start, self.place.stop, self.place.step)
+        return self.slots.store[rows, :, :, : self.width]
 
     def mask(self, window: int | None) -> Float[Tensor, "rows 1 new width"]:
         """What is added to attention: nothing at a new id's own column and those before it, the last
@@ -97,17 +98,18 @@ def last_of_each(
     slots: KVSlots, starts: Int64[np.ndarray, " rows"], ids: Int64[np.ndarray, " rows"]
 ) -> Block:
     """The last id of each row, from the front on."""
-    return Block(slots, 0, starts, ids, np.arange(len(ids)), columns=starts, is_last=True)
+    rows = len(ids)
+    return Block(slots, range(rows), starts, ids, np.arange(rows), columns=starts, is_last=True)
 
 
 def before_the_last(
-    slots: KVSlots, first: int, starts: Sequence[int], ids: Sequence[Sequence[int]]
+    slots: KVSlots, place: range, starts: Sequence[int], ids: Sequence[Sequence[int]]
 ) -> Block:
-    """Ids that others will follow, for rows from ``first`` on."""
+    """Ids that others will follow, for rows at even distances."""
     table = [
         (token, row, column)
         for row, (start, new) in enumerate(zip(starts, ids, strict=True))
         for column, token in enumerate(new, start)
     ]
     tokens, rows, columns = np.array(table, np.int64).T
-    return Block(slots, first, np.array(starts, np.int64), tokens, rows, columns, is_last=False)
+    return Block(slots, place, np.array(starts, np.int64), tokens, rows, columns, is_last=False)

@@ -49,8 +49,8 @@ class Lane:
         self._waiting: dict[tuple[tuple[int, ...], int], list[Keyed]] = {}
         """By prompt and state, those that have no row yet."""
         self._reading: list[Unread] = []
-        """Prompts in rows from `_first` on, of which only the beginnings have been read."""
-        self._first = 0
+        """Prompts in the rows of `_place`, of which only the beginnings have been read."""
+        self._place = range(0)
         self._members: dict[int, _Member] = {}
         """By place, those in rows."""
         self._left: dict[int, int] = {}
@@ -75,16 +75,16 @@ class Lane:
         self._slots.make_room(len(self), int(starts.max()) + 1)
         for source, target in moves:
             self._slots.move(source, target, int(starts[target]))
-        copy_known(self._reading, self._slots, self._pool, self._first)
+        copy_known(self._reading, self._slots, self._pool, self._place)
         return [
             last_of_each(self._slots, starts, last),
-            *blocks_of(self._reading, self._slots, self._first),
+            *blocks_of(self._reading, self._slots, self._place),
         ]
 
     def retire(self, finished: Mapping[int, Sample]) -> list[tuple[int, Sample]]:
         """Take out those of the finished that are here, when the blocks have been read."""
-        keep(self._reading, self._slots, self._pool, self._first)
-        self._reading = []
+        keep(self._reading, self._slots, self._pool, self._place)
+        self._reading, self._place = [], range(0)
         done = []
         for number, row in enumerate(self.rows):
             for place in row:
@@ -100,7 +100,7 @@ class Lane:
         return done
 
     def _fill_rows(self) -> list[tuple[int, int]]:
-        """Give each context a row: those that go on, and new ones, which are neighbours. What must be
+        """Give each context a row: those that go on, and new ones, at even distances. What must be
         copied: from which rows to which."""
         waiting = list(self._waiting)
         self._reading = choose([prompt for prompt, _ in waiting], self._pool)
@@ -108,15 +108,14 @@ class Lane:
             return []
         going_on = self._contexts()
         sources = [row for row, _ in going_on]
-        self._first = self._best_place(sources)
+        count = len(sources) + len(self._reading)
+        self._place = self._two(sources) if len(self._reading) <= 2 else self._neighbours(sources)
         self._left = {}
-        new = range(self._first, self._first + len(self._reading))
-        count = len(sources) + len(new)
-        targets = _rows_for(sources, [*range(new.start), *range(new.stop, count)])
+        targets = _rows_for(sources, [row for row in range(count) if row not in self._place])
         self.rows = [[]] * count
         for (_, places), target in zip(going_on, targets, strict=True):
             self.rows[target] = places
-        for row, item in zip(new, self._reading, strict=True):
+        for row, item in zip(self._place, self._reading, strict=True):
             same = self._waiting.pop(waiting[item.number])
             self.rows[row] = places = self._draws.add([keyed.request for keyed in same])
             members = (_Member(keyed, item.whole) for keyed in same)
@@ -139,10 +138,23 @@ class Lane:
             contexts += [(number, places) for places in by_last.values()]
         return contexts
 
-    def _best_place(self, sources: Sequence[int]) -> int:
-        """The first of the rows for prompts: where the most of them go on with what a row was just left
-        with and the fewest of those that go on, which are in these rows, must make room; else behind
-        them all."""
+    def _two(self, sources: Sequence[int]) -> range:
+        """Rows for no more than two prompts, which are at an even distance wherever they are: those that
+        were just left with what a prompt goes on with, and others that are free. Puts the prompts in
+        their order."""
+        used, left = set(sources), [self._left.get(item.key) for item in self._reading]
+        free = [row for row in range(len(sources) + len(left)) if row not in used]
+        rows = sorted(sorted(free, key=lambda row: row not in left)[: len(left)])
+        if not rows:
+            return range(0)
+        first, last = rows[0], rows[-1]
+        if left[0] == last or left[-1] == first:
+            self._reading.reverse()
+        return range(first, last + 1, max(1, last - first))
+
+    def _neighbours(self, sources: Sequence[int]) -> range:
+        """Rows for more prompts: where the most of them go on with what a row was just left with and the
+        fewest of those that go on, which are in these rows, must make room; else behind them all."""
         there = Counter(
             self._left[item.key] - number
             for number, item in enumerate(self._reading)
@@ -154,7 +166,8 @@ class Lane:
             return bisect_left(sources, after) - bisect_left(sources, first) - there[first]
 
         behind = len(sources)
-        return min((first for first in (behind, *there) if 0 <= first <= behind), key=copies)
+        first = min((first for first in (behind, *there) if 0 <= first <= behind), key=copies)
+        return range(first, first + len(self._reading))
 
 
 def _rows_for(sources: Sequence[int], rows: Sequence[int]) -> list[int]:

@@ -105,7 +105,9 @@ def _places(blocks: Sequence[Block], columns: Int64[Tensor, " ids"]) -> list[_Pl
     """Blocks of the same slots together: each writing takes some time, however little is written."""
     groups = [list(group) for _, group in groupby(blocks, key=lambda block: id(block.slots))]
     sizes = [sum(block.size for block in group) for group in groups]
-    rows = _joined([block.rows + block.first for block in blocks], columns.device)
+    rows = _joined(
+        [block.place.start + block.place.step * block.rows for block in blocks], columns.device
+    )
     parts = zip(groups, rows.split(sizes), columns.split(sizes), strict=True)
     return [_Places(group[0].slots.store, *where) for group, *where in parts]
 

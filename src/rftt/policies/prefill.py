@@ -72,37 +72,39 @@ def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[Unread]
     return sorted(chosen, key=lambda item: len(item.prompt) - item.known)
 
 
-def copy_known(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, first: int) -> None:
-    """Put what the pool knows into the rows from ``first`` on, in which there must be room, but for what
-    a row still holds."""
-    for row, item in enumerate(chosen, start=first):
+def copy_known(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, rows: range) -> None:
+    """Put what the pool knows into these rows, in which there must be room, but for what a row still
+    holds."""
+    for row, item in zip(rows, chosen, strict=True):
         known = item.prompt[: item.known]
         there = slots.known(row, known)
         pool.copy(item.places[there:], slots.tokens(row, there, item.known))
         slots.held[row] = known
 
 
-def blocks_of(chosen: Iterable[Unread], slots: KVSlots, first: int) -> Iterator[Block]:
+def blocks_of(chosen: Sequence[Unread], slots: KVSlots, rows: range) -> Iterator[Block]:
     """What is to be read before the last ids, in blocks of rows that have about as many: attention looks
     at as many of each as the row with most of them has."""
-    part: list[Unread] = []
-    for row, item in enumerate(chosen, start=first):
-        if part and len(item.ids) > 2 * len(part[0].ids):
-            yield _block(part, slots, row - len(part))
-            part = []
-        if len(item.ids) > 1:
-            part.append(item)
-    if part:
-        yield _block(part, slots, row + 1 - len(part))
+    start = 0
+    for end in range(1, len(chosen) + 1):
+        if end == len(chosen) or not _alike(chosen[start], chosen[end]):
+            if len(chosen[start].ids) > 1:
+                yield _block(chosen[start:end], slots, rows[start:end])
+            start = end
 
 
-def _block(part: Sequence[Unread], slots: KVSlots, first: int) -> Block:
-    return before_the_last(slots, first, [i.known for i in part], [i.ids[:-1] for i in part])
+def _alike(a: Unread, b: Unread) -> bool:
+    fewer, more = sorted((len(a.ids), len(b.ids)))
+    return fewer > 1 and more <= 2 * fewer
 
 
-def keep(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, first: int) -> None:
+def _block(part: Sequence[Unread], slots: KVSlots, rows: range) -> Block:
+    return before_the_last(slots, rows, [i.known for i in part], [i.ids[:-1] for i in part])
+
+
+def keep(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, rows: range) -> None:
     """Put what has been read into the pool."""
-    for row, item in enumerate(chosen, start=first):
+    for row, item in zip(rows, chosen, strict=True):
         slots.held[row] = item.prompt
         end = len(item.prompt)
         pool.missed += end - item.known

@@ -115,11 +115,12 @@ class TransformersSampler(Sampler):
                 part = list(islice(waiting, self.batch_size))
                 slots.make_room(len(part), max(map(len, part)))
                 chosen = choose(part, pool)
-                copy_known(chosen, slots, pool, 0)
+                places = range(len(chosen))
+                copy_known(chosen, slots, pool, places)
                 starts, last = np.array([(len(i.prompt) - 1, i.prompt[-1]) for i in chosen]).T
                 block = last_of_each(slots, starts, last)
-                logits = self._reader.read([block, *blocks_of(chosen, slots, 0)])
-                keep(chosen, slots, pool, 0)
+                logits = self._reader.read([block, *blocks_of(chosen, slots, places)])
+                keep(chosen, slots, pool, places)
                 asked = [(row, n) for row, item in enumerate(chosen) for n in waiting.pop(item.prompt)]
                 read, numbers = (list(column) for column in zip(*asked, strict=True))
                 rows[numbers] = log_probabilities(logits[read], allowed[numbers]).cpu()
