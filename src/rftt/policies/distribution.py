@@ -120,10 +120,11 @@ def inverse_cumulative(
     blocks = probs.view(len(probs), -1, width)
     noise = noise.double()[:, None]
     # A sum of so many terms in single precision, in whatever order, is off by less than half of this
-    # share of it (Higham 2002, section 4.2).
+    # share of it (Higham 2002, section 4.2); so are the sum up to an id and that of all.
     slack = width * 2.0**-23
     mass = blocks.sum(2).double()
-    ids, above = _find(blocks, mass, rows, torch.cat([noise - slack, noise + slack], 1)).unbind(1)
+    marks = torch.cat([noise * (1 - slack), noise * (1 + slack)], 1)
+    ids, above = _find(blocks, mass, rows, marks).unbind(1)
     unsure = (ids != above).nonzero()[:, 0]
     if len(unsure):
         again = rows[unsure]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from attrs import frozen
 
 from rftt.policies.blocks import Block, last_of_each
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.prefill import Unread, blocks_of, choose, copy_known, keep
+from rftt.policies.prefill import Reading, Unread, blocks_of, choose, copy_known, keep, seat
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
+from rftt.policies.seating import even_rows, stay
 
 
 @frozen
@@ -48,9 +49,8 @@ class Lane:
         self._draws = draws
         self._waiting: dict[tuple[tuple[int, ...], int], list[Keyed]] = {}
         """By prompt and state, those that have no row yet."""
-        self._reading: list[Unread] = []
-        """Prompts in the rows of `_place`, of which only the beginnings have been read."""
-        self._place = range(0)
+        self._reading: list[Reading] = []
+        """Prompts that have rows, and of which only the beginnings have been read."""
         self._members: dict[int, _Member] = {}
         """By place, those in rows."""
         self._left: dict[int, int] = {}
@@ -75,16 +75,16 @@ class Lane:
         self._slots.make_room(len(self), int(starts.max()) + 1)
         for source, target in moves:
             self._slots.move(source, target, int(starts[target]))
-        copy_known(self._reading, self._slots, self._pool, self._place)
+        copy_known(self._reading, self._slots, self._pool)
         return [
             last_of_each(self._slots, starts, last),
-            *blocks_of(self._reading, self._slots, self._place),
+            *blocks_of(self._reading, self._slots),
         ]
 
     def retire(self, finished: Mapping[int, Sample]) -> list[tuple[int, Sample]]:
         """Take out those of the finished that are here, when the blocks have been read."""
-        keep(self._reading, self._slots, self._pool, self._place)
-        self._reading, self._place = [], range(0)
+        keep(self._reading, self._slots, self._pool)
+        self._reading = []
         done = []
         for number, row in enumerate(self.rows):
             for place in row:
@@ -103,19 +103,20 @@ class Lane:
         """Give each context a row: those that go on, and new ones, at even distances. What must be
         copied: from which rows to which."""
         waiting = list(self._waiting)
-        self._reading = choose([prompt for prompt, _ in waiting], self._pool)
-        if not self._reading and not self._left and len(self._members) == len(self.rows):
+        groups = choose([prompt for prompt, _ in waiting], self._pool)
+        if not groups and not self._left and len(self._members) == len(self.rows):
             return []
         going_on = self._contexts()
         sources = [row for row, _ in going_on]
-        count = len(sources) + len(self._reading)
-        self._place = self._two(sources) if len(self._reading) <= 2 else self._neighbours(sources)
+        self._reading = self._seat(groups, sources)
         self._left = {}
-        targets = _rows_for(sources, [row for row in range(count) if row not in self._place])
+        new = dict(chain.from_iterable(each.seated for each in self._reading))
+        count = len(sources) + len(new)
+        targets = stay(sources, [row for row in range(count) if row not in new])
         self.rows = [[]] * count
         for (_, places), target in zip(going_on, targets, strict=True):
             self.rows[target] = places
-        for row, item in zip(self._place, self._reading, strict=True):
+        for row, item in new.items():
             same = self._waiting.pop(waiting[item.number])
             self.rows[row] = places = self._draws.add([keyed.request for keyed in same])
             members = (_Member(keyed, item.whole) for keyed in same)
@@ -138,42 +139,21 @@ class Lane:
             contexts += [(number, places) for places in by_last.values()]
         return contexts
 
-    def _two(self, sources: Sequence[int]) -> range:
-        """Rows for no more than two prompts, which are at an even distance wherever they are: those that
-        were just left with what a prompt goes on with, and others that are free. Puts the prompts in
-        their order."""
-        used, left = set(sources), [self._left.get(item.key) for item in self._reading]
-        free = [row for row in range(len(sources) + len(left)) if row not in used]
-        rows = sorted(sorted(free, key=lambda row: row not in left)[: len(left)])
-        if not rows:
-            return range(0)
-        first, last = rows[0], rows[-1]
-        if left[0] == last or left[-1] == first:
-            self._reading.reverse()
-        return range(first, last + 1, max(1, last - first))
+    def _seat(self, groups: Sequence[Sequence[Unread]], sources: Sequence[int]) -> list[Reading]:
+        """Rows for prompts: if it can be, those that were just left with what they go on with. A group's
+        are at an even distance, as any two are; for larger ones, contexts may have to make room."""
+        small = [group for group in groups if len(group) <= 2]
+        large = [group for group in groups if len(group) > 2]
+        count = len(sources) + sum(map(len, groups))
+        used = set(sources)
+        wanted = [self._wanted(group) for group in large]
+        even = even_rows(sum(map(len, large)), used, set(chain(*wanted)), count)
+        rows: list[int] = []
+        for those in wanted:
+            rows += stay(those, even[len(rows) : len(rows) + len(those)])
+        rest = [row for row in range(count) if row not in used and row not in even]
+        return seat([*large, *small], rows + stay(self._wanted(chain(*small)), rest))
 
-    def _neighbours(self, sources: Sequence[int]) -> range:
-        """Rows for more prompts: where the most of them go on with what a row was just left with and the
-        fewest of those that go on, which are in these rows, must make room; else behind them all."""
-        there = Counter(
-            self._left[item.key] - number
-            for number, item in enumerate(self._reading)
-            if item.key in self._left
-        )
-
-        def copies(first: int) -> int:
-            after = first + len(self._reading)
-            return bisect_left(sources, after) - bisect_left(sources, first) - there[first]
-
-        behind = len(sources)
-        first = min((first for first in (behind, *there) if 0 <= first <= behind), key=copies)
-        return range(first, first + len(self._reading))
-
-
-def _rows_for(sources: Sequence[int], rows: Sequence[int]) -> list[int]:
-    """For contexts that stand in rows, each its own of as many: where it stands if it can, so that
-    little is copied, and nothing onto what is still to be copied."""
-    room = set(rows)
-    stays = {row: number for number, row in reversed(list(enumerate(sources))) if row in room}
-    free = (row for row in rows if row not in stays)
-    return [row if stays.get(row) == number else next(free) for number, row in enumerate(sources)]
+    def _wanted(self, items: Iterable[Unread]) -> list[int | None]:
+        """The rows that were just left with what prompts go on with."""
+        return [self._left.get(item.key) for item in items]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Final
 
 from attrs import frozen
@@ -51,8 +53,22 @@ def refuse_empty(number: int, prompt: Sequence[int]) -> None:
         raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
 
 
-def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[Unread]:
-    """Those of the prompts that are to be read next, shortest unread part first.
+@frozen
+class Reading:
+    """Prompts that are read side by side, and their rows."""
+
+    items: Sequence[Unread]
+    rows: range
+
+    @property
+    def seated(self) -> Iterator[tuple[int, Unread]]:
+        """Each row with its prompt."""
+        return zip(self.rows, self.items, strict=True)
+
+
+def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[list[Unread]]:
+    """Those of the prompts that are to be read next, in groups whose unread parts are about as long:
+    attention looks at as many ids of each as the longest of them has. Shorter ones come first.
 
     A beginning that several prompts share is read once: the others are left out, to be given another
     time, and so is what is too much for one pass.
@@ -69,42 +85,49 @@ def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[Unread]
         left -= unread
         claimed.add(next_key)
         chosen.append(item)
-    return sorted(chosen, key=lambda item: len(item.prompt) - item.known)
+    groups: list[list[Unread]] = []
+    for item in sorted(chosen, key=lambda item: len(item.ids)):
+        fewest = len(groups[-1][0].ids) if groups else 0
+        if fewest > 1 and len(item.ids) <= 2 * fewest:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
 
 
-def copy_known(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, rows: range) -> None:
-    """Put what the pool knows into these rows, in which there must be room, but for what a row still
+def seat(groups: Iterable[Sequence[Unread]], rows: Iterable[int]) -> list[Reading]:
+    """Groups in the next of these rows; each group's are at an even distance once they are sorted."""
+    rest = iter(rows)
+    readings = []
+    for group in groups:
+        seated = sorted(zip(islice(rest, len(group)), group, strict=True), key=itemgetter(0))
+        numbers, items = zip(*seated, strict=True)
+        step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+        readings.append(Reading(items, range(numbers[0], numbers[-1] + 1, step)))
+    return readings
+
+
+def copy_known(readings: Iterable[Reading], slots: KVSlots, pool: PrefixPool) -> None:
+    """Put what the pool knows into the rows, in which there must be room, but for what a row still
     holds."""
-    for row, item in zip(rows, chosen, strict=True):
+    for row, item in chain.from_iterable(reading.seated for reading in readings):
         known = item.prompt[: item.known]
         there = slots.known(row, known)
         pool.copy(item.places[there:], slots.tokens(row, there, item.known))
         slots.held[row] = known
 
 
-def blocks_of(chosen: Sequence[Unread], slots: KVSlots, rows: range) -> Iterator[Block]:
-    """What is to be read before the last ids, in blocks of rows that have about as many: attention looks
-    at as many of each as the row with most of them has."""
-    start = 0
-    for end in range(1, len(chosen) + 1):
-        if end == len(chosen) or not _alike(chosen[start], chosen[end]):
-            if len(chosen[start].ids) > 1:
-                yield _block(chosen[start:end], slots, rows[start:end])
-            start = end
+def blocks_of(readings: Iterable[Reading], slots: KVSlots) -> Iterator[Block]:
+    """What is to be read before the last ids."""
+    for reading in readings:
+        if len(reading.items[0].ids) > 1:
+            starts, new = zip(*[(item.known, item.ids[:-1]) for item in reading.items], strict=True)
+            yield before_the_last(slots, reading.rows, starts, new)
 
 
-def _alike(a: Unread, b: Unread) -> bool:
-    fewer, more = sorted((len(a.ids), len(b.ids)))
-    return fewer > 1 and more <= 2 * fewer
-
-
-def _block(part: Sequence[Unread], slots: KVSlots, rows: range) -> Block:
-    return before_the_last(slots, rows, [i.known for i in part], [i.ids[:-1] for i in part])
-
-
-def keep(chosen: Iterable[Unread], slots: KVSlots, pool: PrefixPool, rows: range) -> None:
+def keep(readings: Iterable[Reading], slots: KVSlots, pool: PrefixPool) -> None:
     """Put what has been read into the pool."""
-    for row, item in zip(rows, chosen, strict=True):
+    for row, item in chain.from_iterable(reading.seated for reading in readings):
         slots.held[row] = item.prompt
         end = len(item.prompt)
         pool.missed += end - item.known

@@ -20,7 +20,7 @@ from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
 from rftt.policies.lane import Lane
 from rftt.policies.packed import PackedModel
-from rftt.policies.prefill import blocks_of, choose, copy_known, keep, refuse_empty
+from rftt.policies.prefill import blocks_of, choose, copy_known, keep, refuse_empty, seat
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.running_batch import RunningBatch
 from rftt.policies.sampler import Sampler, SampleStream
@@ -114,13 +114,13 @@ class TransformersSampler(Sampler):
             while waiting:
                 part = list(islice(waiting, self.batch_size))
                 slots.make_room(len(part), max(map(len, part)))
-                chosen = choose(part, pool)
-                places = range(len(chosen))
-                copy_known(chosen, slots, pool, places)
+                readings = seat(choose(part, pool), range(len(part)))
+                chosen = [item for reading in readings for item in reading.items]
+                copy_known(readings, slots, pool)
                 starts, last = np.array([(len(i.prompt) - 1, i.prompt[-1]) for i in chosen]).T
                 block = last_of_each(slots, starts, last)
-                logits = self._reader.read([block, *blocks_of(chosen, slots, places)])
-                keep(chosen, slots, pool, places)
+                logits = self._reader.read([block, *blocks_of(readings, slots)])
+                keep(readings, slots, pool)
                 asked = [(row, n) for row, item in enumerate(chosen) for n in waiting.pop(item.prompt)]
                 read, numbers = (list(column) for column in zip(*asked, strict=True))
                 rows[numbers] = log_probabilities(logits[read], allowed[numbers]).cpu()
