@@ -35,9 +35,7 @@ def test_even_rows_need_not_be_neighbours() -> None:
 @given(st.data())
 def test_contexts_stay_where_they_can(data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, 20), unique=True))
-    contexts = data.draw(
-        st.lists(st.none() | st.integers(0, 25), max_size=len(rows))
-    )
+    contexts = data.draw(st.lists(st.none() | st.integers(0, 25), max_size=len(rows)))
     given_rows = stay(contexts, rows)
     assert len(given_rows) == len(set(given_rows)) == len(contexts)
     assert {*given_rows} <= {*rows}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from operator import ne
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from rftt.policies.prefix_pool import common
 
 _ROOM: Final = 64
 """Fewest columns that are added."""
@@ -67,8 +68,7 @@ class KVSlots:
 
     def known(self, row: int, ids: Sequence[int]) -> int:
         """How many of these ids the row begins with."""
-        differs = [*map(ne, self.held.get(row, ()), ids), True]
-        return differs.index(True)
+        return common(self.held.get(row, ()), ids)
 
     def move(self, source: int, target: int, end: int) -> None:
         """Copy so many columns of one row over those of another, but for what both begin with: all

@@ -8,6 +8,9 @@ way first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, repeat
+from operator import ne
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -15,11 +18,17 @@ from torch import Tensor
 
 EMPTY = 0
 """The key of the empty prefix."""
+_NOWHERE: Final = -1
 
 
 def longer(key: int, token: int) -> int:
     """The key of a prefix with one more token."""
     return hash((key, token))
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two sequences both begin with."""
+    return [*map(ne, one, other), True].index(True)
 
 
 class PrefixPool:
@@ -33,6 +42,11 @@ class PrefixPool:
         self._place: dict[int, int] = {}
         self._key: list[int | None] = [None] * capacity
         self._next = 0
+        # What was looked for last. Prompts have their beginnings in common, and to compare ids takes far
+        # less time than to hash them.
+        self._ids: Sequence[int] = ()
+        self._keys = [EMPTY]
+        """Of each beginning of it."""
         self.missed = 0
         """How many ids had to be read so far because they were not here."""
 
@@ -45,16 +59,12 @@ class PrefixPool:
     def match(self, ids: Sequence[int]) -> tuple[list[int], int]:
         """The places of the longest known prefix of ``ids``, and its key. Places stay good until the
         next :meth:`insert`."""
-        places = []
-        key = EMPTY
-        for token in ids:
-            next_key = longer(key, token)
-            place = self._place.get(next_key)
-            if place is None:
-                break
-            places.append(place)
-            key = next_key
-        return places, key
+        same = common(self._ids, ids)
+        self._keys[same:] = accumulate(ids[same:], longer, initial=self._keys[same])
+        self._ids = ids
+        places = [*map(self._place.get, self._keys[1:], repeat(_NOWHERE)), _NOWHERE]
+        known = places.index(_NOWHERE)
+        return places[:known], self._keys[known]
 
     def copy(
         self, places: Sequence[int], tokens: Float[Tensor, "tokens sides heads dimensions"]
