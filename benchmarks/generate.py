@@ -32,17 +32,20 @@ class GenerateSampler(Sampler):
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
     ) -> Float[Tensor, "prompts size"]:
-        logits = [self.model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
-        return log_probabilities(torch.stack(logits), automaton.allowed[list(states)])
+        read = (torch.tensor([prompt], device=self.model.device) for prompt in prompts)
+        logits = torch.stack([self.model(ids).logits[0, -1] for ids in read])
+        allowed = automaton.allowed[list(states)].to(logits.device)
+        return log_probabilities(logits, allowed).cpu()
 
     def generate(self, request: SampleRequest, automaton: TokenAutomaton) -> Sample:
         """One sample. It ends at the ids that end one in the request's state, so automata of more
         states than :func:`rftt.tokens.automaton.stop_automaton` has are not for this reference."""
-        drawing = _Draw(request, automaton, self.warp)
+        device = self.model.device
+        drawing = _Draw(request, automaton, self.warp, device)
         ends = (automaton.following[request.state] == END).nonzero()[:, 0].tolist()
         ids = self.model.generate(
-            torch.tensor([request.prompt]),
-            attention_mask=torch.ones(1, len(request.prompt), dtype=torch.int64),
+            torch.tensor([request.prompt], device=device),
+            attention_mask=torch.ones(1, len(request.prompt), dtype=torch.int64, device=device),
             do_sample=False, max_new_tokens=request.max_tokens, eos_token_id=ends, pad_token_id=0,
             logits_processor=LogitsProcessorList([drawing]),
         )  # fmt: skip
@@ -52,8 +55,11 @@ class GenerateSampler(Sampler):
 class _Draw(LogitsProcessor):
     """Leaves only the id drawn, for ``generate`` to take as the likeliest."""
 
-    def __init__(self, request: SampleRequest, automaton: TokenAutomaton, warp: Warp) -> None:
-        self._allowed = automaton.allowed[None, request.state]
+    def __init__(
+        self, request: SampleRequest, automaton: TokenAutomaton, warp: Warp, device: torch.device
+    ) -> None:
+        self._allowed = automaton.allowed[None, request.state].to(device)
+        self._rows = torch.tensor([0], device=device)
         self._seed, self._warp = np.array([request.seed]), warp
         self.log_probs: list[float] = []
 
@@ -61,7 +67,8 @@ class _Draw(LogitsProcessor):
         self, input_ids: Int64[Tensor, "1 length"], scores: Float[Tensor, "1 size"]
     ) -> Float[Tensor, "1 size"]:
         noise = torch.from_numpy(uniform(self._seed, np.array([len(self.log_probs)])))
-        ids, log_probs = draw(scores, self._allowed, self._warp, noise, torch.tensor([0]))
+        noise = noise.to(scores.device)
+        ids, log_probs = draw(scores, self._allowed, self._warp, noise, self._rows)
         self.log_probs.append(float(log_probs))
         return torch.full_like(scores, -torch.inf).scatter(1, ids[None], 0.0)
 

@@ -7,14 +7,17 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 PACKAGES = ("rftt", "torch", "transformers", "lightning")
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, Python and the versions that matter."""
+    """Processor, cores, GPU, Python and the versions that matter."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }

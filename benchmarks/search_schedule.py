@@ -17,6 +17,8 @@ what was read before; what is in memory then is frozen (``gc.freeze``), so that 
 falls into neither. nano's searches take seconds, in which others' work on the machine shows: each is run
 three times, by turns, and the shortest time counts (``slowest`` is the longest of the batched ones). The
 last line is JSON.
+
+``--device cuda`` is for a GPU. A pass counts as in the model until the GPU is through with it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from attrs import frozen
 from generate import GenerateSampler
 from machine import machine
@@ -76,6 +79,7 @@ class ModelClock:
     def __init__(self, model: PreTrainedModel) -> None:
         self.seconds = 0.0
         self._start = 0.0
+        self._model = model
         model.register_forward_pre_hook(self._enter)
         model.register_forward_hook(self._leave)
 
@@ -83,6 +87,8 @@ class ModelClock:
         self._start = time.perf_counter()
 
     def _leave(self, *_: object) -> None:
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._start
 
 
@@ -172,22 +178,22 @@ def _steps(tree: SearchTree) -> list[tuple[int, tuple[int, ...]]]:
     return [(p, s.ids) for p, s in zip(tree.parent, tree.segment, strict=True) if s is not None]
 
 
-def nano(problems: int) -> tuple[PromptedPolicy, list[Problem]]:
+def nano(problems: int, device: str) -> tuple[PromptedPolicy, list[Problem]]:
     model, tokenizer = load_nano()
     policy = PromptedPolicy(
-        TransformersSampler(model, tokenizer, batch_size=512), tokenizer, Grammar.default(),
+        TransformersSampler(model.to(device), tokenizer, batch_size=512), tokenizer, Grammar.default(),
         functions=FIRST_FIVE,
     )  # fmt: skip
     return policy, arithmetic_problems(problems, "warmup")
 
 
-def smollm2(problems: int, data: Path) -> tuple[PromptedPolicy, list[Problem]]:
+def smollm2(problems: int, data: Path, device: str) -> tuple[PromptedPolicy, list[Problem]]:
     from smollm2 import load_smollm2
     from smollm2_loop import EXAMPLES, PROMPTS, plain_question, read_asdiv
 
     model, tokenizer = load_smollm2()
     policy = PromptedPolicy(
-        TransformersSampler(model, tokenizer, batch_size=64), tokenizer, Grammar.default(),
+        TransformersSampler(model.to(device), tokenizer, batch_size=64), tokenizer, Grammar.default(),
         functions=FIRST_FIVE, prompts=PROMPTS,
         question=lambda problem: EXAMPLES + plain_question(problem),
     )  # fmt: skip
@@ -203,16 +209,17 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=16, help="most simulations of a tree in a round")
     parser.add_argument("--alone", type=int, default=2, help="problems of the sequential schedule")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where the model is")
     chosen = parser.parse_args()
     figures: dict[str, object] = {}
     if chosen.model != "smollm2":
-        policy, problems = nano(chosen.problems)
+        policy, problems = nano(chosen.problems, chosen.device)
         figures["nano"] = compare(policy, problems, chosen, max_tokens=256, repeats=3)
         print("nano:", figures["nano"], flush=True)
     if chosen.model != "nano":
         if chosen.data is None:
             parser.error("SmolLM2 needs word problems: --data PATH/asdiv.jsonl")
-        policy, problems = smollm2(chosen.problems, chosen.data)
+        policy, problems = smollm2(chosen.problems, chosen.data, chosen.device)
         figures["smollm2"] = compare(policy, problems, chosen, max_tokens=60, repeats=1)
         print("smollm2:", figures["smollm2"], flush=True)
     print(json.dumps(figures | {"machine": machine()}))

@@ -1,5 +1,6 @@
 """Tensor shapes and types are checked at run time while tests run."""
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -16,3 +17,9 @@ install_import_hook(
 # Machines differ in speed; a slow one is not a wrong one.
 settings.register_profile("rftt", deadline=None)
 settings.load_profile("rftt")
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where models are."""
+    return str(request.param)

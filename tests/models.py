@@ -10,7 +10,12 @@ from rftt.nano.tokenizer import build_tokenizer
 
 
 def tiny_model(
-    *, seed: int = 0, tied: bool = True, rows: int | None = None, sharp: float = 4.0
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    rows: int | None = None,
+    sharp: float = 4.0,
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """A model of two layers; larger ``sharp`` makes its distributions less uniform."""
     torch.manual_seed(seed)
@@ -28,7 +33,7 @@ def tiny_model(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(sharp)
-    return model.eval()
+    return model.eval().to(device)
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
@@ -36,10 +41,15 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def functional_policy(
-    *, seed: int = 0, tied: bool = True, temperature: float = 1.0, batch_size: int = 512
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    temperature: float = 1.0,
+    batch_size: int = 512,
+    device: str = "cpu",
 ) -> FunctionalPolicy:
     """A policy on a tiny model that has the functional tokens."""
-    model, words = tiny_model(seed=seed, tied=tied), tokenizer()
+    model, words = tiny_model(seed=seed, tied=tied, device=device), tokenizer()
     tokens = FunctionalTokens.add(words, Grammar.default())
     add_rows(model, words, tokens)
     sampler = TransformersSampler(model, words, temperature=temperature, batch_size=batch_size)

@@ -99,6 +99,22 @@ def test_padding_splitting_and_order_leave_loss_and_gradient_unchanged(group_bas
         torch.testing.assert_close(other_gradient, gradient, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("reference_device", ["cpu", "cuda"])
+def test_a_gpu_gives_the_same_loss_and_gradient(reference_device: str) -> None:
+    policy, trees = _searched()
+    learner = _learner(kl=0.1)
+    loss, gradient = _gradient(learner, [learner.experience(trees)])
+    model = copy.deepcopy(_model(policy)).to("cuda")
+    model.zero_grad()
+    learner.reference.to(reference_device)  # type: ignore[union-attr]
+    output = learner.loss(model, learner.experience(trees).to(torch.device("cuda")))  # type: ignore[arg-type]
+    output.loss.backward()
+    assert float(output.loss.detach()) == pytest.approx(loss, abs=1e-5)
+    on_gpu = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(on_gpu.cpu(), gradient, atol=1e-5, rtol=1e-3)
+
+
 def test_the_first_ratio_is_one() -> None:
     learner = _learner(kl=0.0)
     batch = learner.experience(_searched()[1])

@@ -65,13 +65,19 @@ def test_greedy_is_the_likeliest_that_is_allowed() -> None:
     assert row[0].tolist() == [0.0, 1.0, 0.0]
 
 
-def test_a_masked_id_is_never_drawn() -> None:
+def test_a_masked_id_is_never_drawn(device: str) -> None:
     torch.manual_seed(0)
     allowed = torch.arange(64) % 3 != 0
-    probs = probabilities(3 * torch.randn(1, 64), allowed[None], Warp())
-    rows = torch.zeros(100_000, dtype=torch.int64)
-    drawn = inverse_cumulative(probs, rows, torch.rand(100_000, dtype=torch.float64))
+    logits = 3 * torch.randn(1, 64)
+    probs = probabilities(logits.to(device), allowed[None].to(device), Warp())
+    rows, noise = torch.zeros(100_000, dtype=torch.int64), torch.rand(100_000, dtype=torch.float64)
+    drawn = inverse_cumulative(probs, rows.to(device), noise.to(device))
     assert_drawn_from(probs[0].double().tolist(), torch.bincount(drawn, minlength=64).tolist())
+
+
+def _found(probs: torch.Tensor, rows: list[int], noises: list[float]) -> list[int]:
+    noise = torch.tensor(noises, dtype=torch.float64, device=probs.device)
+    return inverse_cumulative(probs, torch.tensor(rows, device=probs.device), noise).tolist()
 
 
 _WEIGHT = st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0])
@@ -86,14 +92,14 @@ _WEIGHT = st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 7.0])
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2**53 - 1)), min_size=1, max_size=4),
 )
 def test_the_id_drawn_is_where_the_sum_passes_the_noise(
-    weights: list[list[float]], drawn_from: list[tuple[int, int]]
+    device: str, weights: list[list[float]], drawn_from: list[tuple[int, int]]
 ) -> None:
     table = torch.tensor(weights)
     table /= table.sum(1, keepdim=True)
     rows = [row % len(weights) for row, _ in drawn_from]
     noises = [number / 2**53 for _, number in drawn_from]
-    found = inverse_cumulative(table, torch.tensor(rows), torch.tensor(noises, dtype=torch.float64))
-    for row, noise, drawn in zip(rows, noises, found.tolist(), strict=True):
+    found = _found(table.to(device), rows, noises)
+    for row, noise, drawn in zip(rows, noises, found, strict=True):
         probs = [Fraction(p) for p in table[row].tolist()]
         assert probs[drawn] > 0
         below, upto = sum(probs[:drawn]), sum(probs[: drawn + 1])
@@ -102,7 +108,7 @@ def test_the_id_drawn_is_where_the_sum_passes_the_noise(
 
 
 @pytest.mark.parametrize("spread", [0, 1, 5])
-def test_noise_next_to_a_boundary_falls_on_the_right_side_of_it(spread: int) -> None:
+def test_noise_next_to_a_boundary_falls_on_the_right_side_of_it(device: str, spread: int) -> None:
     torch.manual_seed(spread)
     row = (spread * torch.randn(50_001)).softmax(0)
     parts = [Fraction(p) for p in row.tolist()]
@@ -113,9 +119,8 @@ def test_noise_next_to_a_boundary_falls_on_the_right_side_of_it(spread: int) -> 
         min(max(0.0, float(upto[i] / upto[-1]) + by), 1 - 2**-53)
         for i, by in zip(ids, cycle(aside), strict=False)
     ]
-    rows = torch.zeros(len(ids), dtype=torch.int64)
-    found = inverse_cumulative(row[None], rows, torch.tensor(noises, dtype=torch.float64))
-    for noise, drawn in zip(noises, found.tolist(), strict=True):
+    found = _found(row[None].to(device), [0] * len(ids), noises)
+    for noise, drawn in zip(noises, found, strict=True):
         mark, slack = Fraction(noise) * upto[-1], Fraction(1, 2**50)
         assert upto[drawn] - parts[drawn] - slack <= mark <= upto[drawn] + slack
 

@@ -28,18 +28,18 @@ from tests.families import CONFIGS, family_model, family_tokenizer
 PROBLEMS = [Problem("a", "12 + 7", "19"), Problem("b", "7 * 3 + 12 =", "33")]
 
 
-def _policy(name: str) -> FunctionalPolicy:
+def _policy(name: str, device: str = "cpu") -> FunctionalPolicy:
     words = family_tokenizer(name)
     model = family_model(name, len(words) + 3)
     tokens = FunctionalTokens.add(words, Grammar.default())
     add_rows(model, words, tokens)
-    sampler = TransformersSampler(model, words, batch_size=8)
+    sampler = TransformersSampler(model.to(device), words, batch_size=8)
     return FunctionalPolicy(sampler, words, tokens, question=chat_question(words))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_log_probs_are_those_of_a_plain_forward_pass(name: str) -> None:
-    policy = _policy(name)
+def test_log_probs_are_those_of_a_plain_forward_pass(name: str, device: str) -> None:
+    policy = _policy(name, device)
     trees = run_search(
         PROBLEMS, MCTS(openers="sampled", width=2, parallel=2), policy, MathVerifier(),
         budget=Budget(rollouts=4), max_tokens=40,
@@ -54,7 +54,8 @@ def test_log_probs_are_those_of_a_plain_forward_pass(name: str) -> None:
             sampled = [(s.ids, s.log_probs) for s in tree.solution(node).steps]
             steps = [pair for both in sampled for pair in zip(*both, strict=True)]
             with torch.no_grad():
-                logits = sampler.model(torch.tensor([ids + [i for i, _ in steps]])).logits[0].double()
+                read = torch.tensor([ids + [i for i, _ in steps]], device=device)
+                logits = sampler.model(read).logits[0].double().cpu()
             for place, (token, log_prob) in enumerate(steps, start=len(ids) - 1):
                 allowed = policy.automaton.allowed[state]
                 plain = logits[place].masked_fill(~allowed, -torch.inf).log_softmax(-1)

@@ -43,8 +43,11 @@ def test_splitmix64_reference_value() -> None:
     assert _splitmix(0, 0) == (0xE220A8397B1DCDAF >> 11) / 2**53
 
 
-def _sampler(temperature: float = 1.0, batch_size: int = 512) -> TransformersSampler:
-    return TransformersSampler(tiny_model(), tokenizer(), temperature=temperature, batch_size=batch_size)
+def _sampler(
+    temperature: float = 1.0, batch_size: int = 512, device: str = "cpu"
+) -> TransformersSampler:
+    model = tiny_model(device=device)
+    return TransformersSampler(model, tokenizer(), temperature=temperature, batch_size=batch_size)
 
 
 def _automaton(sampler: TransformersSampler, stops: tuple[int, ...] = (20, 21)):  # type: ignore[no-untyped-def]
@@ -56,13 +59,13 @@ REQUESTS = [
 ]
 
 
-def test_log_probs_are_those_of_a_plain_forward_pass() -> None:
+def test_log_probs_are_those_of_a_plain_forward_pass(device: str) -> None:
     for temperature in (1.0, 0.7):
-        sampler = _sampler(temperature)
+        sampler = _sampler(temperature, device=device)
         for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
-            ids = torch.tensor([request.prompt + sample.ids])
+            ids = torch.tensor([request.prompt + sample.ids], device=device)
             with torch.no_grad():
-                logits = sampler.model(ids).logits[0, len(request.prompt) - 1 : -1].double()
+                logits = sampler.model(ids).logits[0, len(request.prompt) - 1 : -1].double().cpu()
             logits[:, sampler.vocabulary :] = -torch.inf
             expected = (logits / temperature).log_softmax(-1)
             drawn = expected.gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
@@ -77,16 +80,17 @@ def test_samples_end_at_a_stop_or_at_their_limit() -> None:
         assert sample.ids[-1] in (20, 21) or len(sample.ids) == request.max_tokens
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
-    together = _sampler().sample(REQUESTS, _automaton(_sampler()))
-    small = _sampler(batch_size=5)
+def test_a_sample_does_not_depend_on_its_batch(device: str) -> None:
+    large, small = _sampler(device=device), _sampler(batch_size=5, device=device)
+    together = large.sample(REQUESTS, _automaton(large))
     backwards = small.sample(REQUESTS[::-1], _automaton(small))[::-1]
     assert [s.ids for s in together] == [s.ids for s in backwards]
 
 
 def _plain_log_probs(sampler: TransformersSampler, prompt: tuple[int, ...]) -> torch.Tensor:
     with torch.no_grad():
-        logits = sampler.model(torch.tensor([prompt])).logits[0, -1].double()
+        ids = torch.tensor([prompt], device=sampler.model.device)
+        logits = sampler.model(ids).logits[0, -1].double().cpu()
     logits[sampler.vocabulary :] = -torch.inf
     return logits.log_softmax(-1)
 
@@ -110,11 +114,11 @@ _BYTES_PER_TOKEN = 2 * 2 * 1 * 16 * 4
     st.integers(0, 40),
 )
 def test_what_was_read_before_changes_nothing(
-    prompts: list[tuple[int, ...]], batch_size: int, kept_tokens: int
+    device: str, prompts: list[tuple[int, ...]], batch_size: int, kept_tokens: int
 ) -> None:
     """Few ids and short prompts, so that most share their beginnings; and a store of any size, down to
     none at all. The last time it was read by other weights."""
-    model = tiny_model()
+    model = tiny_model(device=device)
     sampler = TransformersSampler(
         model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
     )
@@ -146,13 +150,17 @@ def test_what_was_read_before_changes_nothing(
     st.sampled_from((0, 20, 10_000)),
 )
 def test_dialogues_that_go_on_at_once_are_read_as_a_whole(
-    dialogues: list[tuple[tuple[int, ...], list[tuple[int, int]]]], batch_size: int, kept_tokens: int
+    device: str,
+    dialogues: list[tuple[tuple[int, ...], list[tuple[int, int]]]],
+    batch_size: int,
+    kept_tokens: int,
 ) -> None:
     """Each turn is so many new ids and a sample of so many at most; the next one is asked for as soon as
     a sample is there, while others are under way."""
     sampler = TransformersSampler(
-        tiny_model(), tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
-    )
+        tiny_model(device=device), tokenizer(), batch_size=batch_size,
+        prefix_bytes=kept_tokens * _BYTES_PER_TOKEN,
+    )  # fmt: skip
     stream = sampler.stream(_automaton(sampler))
     under_way: dict[int, SampleRequest] = {}
 
@@ -195,7 +203,7 @@ def test_a_request_that_goes_on_where_another_ended_is_read_in_full() -> None:
 
 
 def test_prompts_of_unlike_lengths_are_read_in_lanes_of_their_own(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     # The tiny model's memory is too small for lanes to be worth their while.
     monkeypatch.setattr("rftt.policies.running_batch._WORTH_A_LANE", 0)
@@ -205,7 +213,7 @@ def test_prompts_of_unlike_lengths_are_read_in_lanes_of_their_own(
         )
         for seed, length in enumerate([2, 150, 3, 70, 9, 33, 2, 140, 20, 71, 5, 36])
     ]
-    sampler = _sampler(batch_size=5)
+    sampler = _sampler(batch_size=5, device=device)
     samples = sampler.sample(requests, _automaton(sampler))
     for request, sample in zip(requests, samples, strict=True):
         _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
@@ -289,7 +297,7 @@ def test_a_shared_prompt_is_read_once() -> None:
     st.integers(1, 12),
 )
 def test_samples_of_one_context_share_its_row_until_they_part(
-    asked: list[tuple[int, int, int, int]], batch_size: int
+    device: str, asked: list[tuple[int, int, int, int]], batch_size: int
 ) -> None:
     """Few prompts, seeds, states and lengths, so that contexts are shared, part, and end at different
     times."""
@@ -297,7 +305,7 @@ def test_samples_of_one_context_share_its_row_until_they_part(
         SampleRequest(tuple(range(10 * length, 11 * length)), seed, state, limit)
         for length, seed, state, limit in asked
     ]
-    sampler = _sampler(batch_size=batch_size)
+    sampler = _sampler(batch_size=batch_size, device=device)
     automaton = with_stopping_copies(_automaton(sampler), range(30, sampler.vocabulary))
     alone = [sampler.sample([request], automaton)[0] for request in requests]
     sampler.forget()
@@ -333,8 +341,8 @@ def test_greedy_takes_the_likeliest_id() -> None:
     assert sample.log_probs == (0.0,) * 5
 
 
-def test_frequencies_match_the_distribution_and_masked_ids_never_come() -> None:
-    sampler = TransformersSampler(tiny_model(rows=60), tokenizer())
+def test_frequencies_match_the_distribution_and_masked_ids_never_come(device: str) -> None:
+    sampler = TransformersSampler(tiny_model(rows=60, device=device), tokenizer())
     automaton = stop_automaton(range(60), sampler.vocabulary, 60)
     n = 20_000
     samples = sampler.sample([SampleRequest((3, 4, 5), seed, 1, 1) for seed in range(n)], automaton)
@@ -353,8 +361,8 @@ def test_the_model_is_left_as_it_was() -> None:
     assert sampler.model.config._attn_implementation == attention
 
 
-def test_a_model_that_computes_attention_itself_is_sampled_with_that() -> None:
-    sampler = _sampler()
+def test_a_model_that_computes_attention_itself_is_sampled_with_that(device: str) -> None:
+    sampler = _sampler(device=device)
     sampler.model.set_attn_implementation("eager")
     automaton = _automaton(sampler)
     for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, automaton), strict=True):
@@ -369,11 +377,11 @@ def test_a_family_whose_attention_cannot_be_replaced_is_refused() -> None:
         TransformersSampler(BloomForCausalLM(config), tokenizer())
 
 
-def test_a_model_with_an_adapter_is_sampled_with_it() -> None:
+def test_a_model_with_an_adapter_is_sampled_with_it(device: str) -> None:
     config = LoraConfig(
         r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
     )
-    tuned = get_peft_model(tiny_model(), config).eval()
+    tuned = get_peft_model(tiny_model(device=device), config).eval()
     sampler = TransformersSampler(tuned, tokenizer())
     for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, _automaton(sampler)), strict=True):
         _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
@@ -392,3 +400,15 @@ def test_a_model_may_be_moved_to_another_type() -> None:
     assert sampler.prefilled == 2 * read
     (row,) = sampler.next_log_probs([(3, 4, 5)], [1], automaton)
     torch.testing.assert_close(row.double(), _plain_log_probs(sampler, (3, 4, 5)), atol=1e-6, rtol=0)
+
+
+@pytest.mark.gpu
+def test_a_model_may_be_moved_to_a_gpu_and_back() -> None:
+    sampler = _sampler()
+    automaton = _automaton(sampler)
+    for device in ("cpu", "cuda", "cpu"):
+        sampler.model.to(device)
+        for request, sample in zip(REQUESTS, sampler.sample(REQUESTS, automaton), strict=True):
+            _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
+        (row,) = sampler.next_log_probs([(3, 4, 5)], [1], automaton)
+        torch.testing.assert_close(row.double(), _plain_log_probs(sampler, (3, 4, 5)), atol=1e-4, rtol=0)

@@ -85,7 +85,7 @@ def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
         MCTS(selection=puct, noise=Dirichlet()),
         GumbelMCTS(simulations=1000),
     ],
-    ids=str,
+    ids=lambda searcher: type(searcher).__name__,
 )
 def test_every_variant_finds_the_best_leaf(searcher: Searcher) -> None:
     check_searcher(searcher, finds_best=True, max_examples=10)

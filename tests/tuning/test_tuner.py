@@ -28,9 +28,9 @@ from rftt.search.tree import summary
 from tests.models import functional_policy
 
 
-def _trainer(folder: Path, **more: object) -> lightning.Trainer:
+def _trainer(folder: Path, device: str = "cpu", **more: object) -> lightning.Trainer:
     return lightning.Trainer(
-        accelerator="cpu", default_root_dir=folder, logger=False, enable_progress_bar=False,
+        accelerator=device, default_root_dir=folder, logger=False, enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False, **more,
     )  # fmt: skip
 
@@ -42,12 +42,12 @@ def _solution(policy: FunctionalPolicy) -> dict[str, list[object]]:
     return {"ids": [*question, *steps], "learned": [False] * len(question) + [True] * len(steps)}
 
 
-def test_supervised_tuning_teaches_the_tokens(tmp_path: Path) -> None:
+def test_supervised_tuning_teaches_the_tokens(tmp_path: Path, device: str) -> None:
     policy = functional_policy()
     model = policy.sampler.model  # type: ignore[attr-defined]
     learner = SupervisedLearner(policy)
     loader = DataLoader([_solution(policy)] * 4, batch_size=4, collate_fn=learner.collate)
-    _trainer(tmp_path, max_epochs=40).fit(
+    _trainer(tmp_path, device, max_epochs=40).fit(
         Tuner(model, learner, learning_rate=1e-2, warm_steps=1), loader
     )
     batch = learner.collate([_solution(policy)])
@@ -62,7 +62,7 @@ class _LikesAnalysis(Verifier):
         return [Verdict(float(function == "analysis")) for function in starts]
 
 
-def test_reinforcement_raises_the_reward(tmp_path: Path) -> None:
+def test_reinforcement_raises_the_reward(tmp_path: Path, device: str) -> None:
     policy = functional_policy()
     model = policy.sampler.model  # type: ignore[attr-defined]
     reference = copy.deepcopy(model).requires_grad_(False)
@@ -75,7 +75,8 @@ def test_reinforcement_raises_the_reward(tmp_path: Path) -> None:
         on_trees=lambda trees: rewards.append(summary(trees)["score"]),
     )  # fmt: skip
     problems = [Problem(f"p{i}", f"{i}+1", "1") for i in range(60)]
-    _trainer(tmp_path, max_epochs=1).fit(tuner, DataLoader(problems, batch_size=2, collate_fn=list))
+    loader = DataLoader(problems, batch_size=2, collate_fn=list)
+    _trainer(tmp_path, device, max_epochs=1).fit(tuner, loader)
     assert len(rewards) == 30
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
     for name, value in reference.state_dict().items():
