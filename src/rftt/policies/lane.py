@@ -11,7 +11,7 @@ from attrs import frozen
 from rftt.policies.blocks import Block, last_of_each
 from rftt.policies.draws import Draws
 from rftt.policies.kv_slots import KVSlots
-from rftt.policies.prefill import Reading, Unread, blocks_of, choose, copy_known, keep, seat
+from rftt.policies.prefill import Reading, Unread, blocks_of, choose, copy_known, keep, seat, seated
 from rftt.policies.prefix_pool import PrefixPool
 from rftt.policies.sampler import Sample, SampleRequest
 from rftt.policies.seating import even_rows, stay
@@ -110,7 +110,7 @@ class Lane:
         sources = [row for row, _ in going_on]
         self._reading = self._seat(groups, sources)
         self._left = {}
-        new = dict(chain.from_iterable(each.seated for each in self._reading))
+        new = dict(seated(self._reading))
         count = len(sources) + len(new)
         targets = stay(sources, [row for row in range(count) if row not in new])
         self.rows = [[]] * count

@@ -60,10 +60,10 @@ class Reading:
     items: Sequence[Unread]
     rows: range
 
-    @property
-    def seated(self) -> Iterator[tuple[int, Unread]]:
-        """Each row with its prompt."""
-        return zip(self.rows, self.items, strict=True)
+
+def seated(readings: Iterable[Reading]) -> Iterator[tuple[int, Unread]]:
+    """Each row with its prompt."""
+    return chain.from_iterable(zip(each.rows, each.items, strict=True) for each in readings)
 
 
 def choose(prompts: Sequence[tuple[int, ...]], pool: PrefixPool) -> list[list[Unread]]:
@@ -100,8 +100,8 @@ def seat(groups: Iterable[Sequence[Unread]], rows: Iterable[int]) -> list[Readin
     rest = iter(rows)
     readings = []
     for group in groups:
-        seated = sorted(zip(islice(rest, len(group)), group, strict=True), key=itemgetter(0))
-        numbers, items = zip(*seated, strict=True)
+        placed = sorted(zip(islice(rest, len(group)), group, strict=True), key=itemgetter(0))
+        numbers, items = zip(*placed, strict=True)
         step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
         readings.append(Reading(items, range(numbers[0], numbers[-1] + 1, step)))
     return readings
@@ -110,7 +110,7 @@ def seat(groups: Iterable[Sequence[Unread]], rows: Iterable[int]) -> list[Readin
 def copy_known(readings: Iterable[Reading], slots: KVSlots, pool: PrefixPool) -> None:
     """Put what the pool knows into the rows, in which there must be room, but for what a row still
     holds."""
-    for row, item in chain.from_iterable(reading.seated for reading in readings):
+    for row, item in seated(readings):
         known = item.prompt[: item.known]
         there = slots.known(row, known)
         pool.copy(item.places[there:], slots.tokens(row, there, item.known))
@@ -127,7 +127,7 @@ def blocks_of(readings: Iterable[Reading], slots: KVSlots) -> Iterator[Block]:
 
 def keep(readings: Iterable[Reading], slots: KVSlots, pool: PrefixPool) -> None:
     """Put what has been read into the pool."""
-    for row, item in chain.from_iterable(reading.seated for reading in readings):
+    for row, item in seated(readings):
         slots.held[row] = item.prompt
         end = len(item.prompt)
         pool.missed += end - item.known
