@@ -361,6 +361,20 @@ def test_the_model_is_left_as_it_was() -> None:
     assert sampler.model.config._attn_implementation == attention
 
 
+def test_attention_is_not_by_cudnn_while_sampling() -> None:
+    """Its plans are made for one shape, and every pass has a new one."""
+    sampler = _sampler()
+    seen: list[bool] = []
+    sampler.model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    sampler.sample(REQUESTS[:2], _automaton(sampler))
+    sampler.next_log_probs([(3, 4, 5)], [1], _automaton(sampler))
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cuda.cudnn_sdp_enabled(), "after, it is as it was"
+
+
 def test_a_model_that_computes_attention_itself_is_sampled_with_that(device: str) -> None:
     sampler = _sampler(device=device)
     sampler.model.set_attn_implementation("eager")

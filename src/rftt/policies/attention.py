@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,13 +18,25 @@ Attention = Callable[..., tuple[Tensor, Any]]
 
 
 def torch_attention(model: PreTrainedModel) -> Attention:
-    """Attention with a mask by torch's kernels, for a model where it is now."""
+    """Attention with a mask by torch's kernels."""
     config = model.config.get_text_config()
     groups = getattr(config, "num_key_value_heads", None)
-    # Of torch's kernels for GPUs, none takes both a mask and groups.
-    if model.device.type == "cpu" and groups not in (None, config.num_attention_heads):
-        return shared_keys_attention
-    return sdpa_attention_forward
+    if groups in (None, config.num_attention_heads):
+        return sdpa_attention_forward
+    return grouped_attention
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Inside, torch's attention is not cuDNN's, which it would prefer for half precision on some GPUs.
+    That is prepared anew for each new shape, every pass of a sampler has one, and to prepare it takes
+    longer than all the rest of a pass."""
+    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 def eager_attention(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
@@ -32,7 +45,7 @@ def eager_attention(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple
     return attention(module, *args, **kwargs)
 
 
-def shared_keys_attention(
+def grouped_attention(
     module: torch.nn.Module,
     query: Float[Tensor, "rows heads new dimensions"],
     key: Float[Tensor, "rows groups width dimensions"],
@@ -42,12 +55,16 @@ def shared_keys_attention(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "rows new heads dimensions"], None]:
-    """torch's attention for grouped queries (Ainslie et al. 2023).
+    """Attention for grouped queries (Ainslie et al. 2023): to torch's kernels, the heads of a group are
+    one head with so many times the queries.
 
-    transformers copies keys and values for every query of their group wherever there is a mask, and in
-    decoding that takes longer than all the rest of the model.
+    transformers copies keys and values for every head of their group wherever there is a mask. In
+    decoding on a GPU, that takes several times as long as all the rest of attention.
     """
+    rows, heads, new, dimensions = query.shape
+    groups = key.shape[1]
+    mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, heads // groups, 1)
     mixed = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
+        query.reshape(rows, groups, -1, dimensions), key, value, mask, dropout, scale=scaling
     )
-    return mixed.transpose(1, 2).contiguous(), None
+    return mixed.reshape(query.shape).transpose(1, 2), None

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from rftt.policies.attention import Attention, eager_attention, torch_attention
+from rftt.policies.attention import Attention, eager_attention, torch_attention, without_cudnn
 from rftt.policies.blocks import Block
 
 _PACKED: Final = "rftt_packed"
@@ -47,12 +47,13 @@ class PackedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, there is no dropout; after, the model is as it was."""
+        """Inside, there is no dropout and no attention by cuDNN; after, all is as it was."""
         training = self.model.training
         if training:
             self.model.eval()
         try:
-            yield
+            with without_cudnn():
+                yield
         finally:
             if training:
                 self.model.train()
