@@ -151,6 +151,10 @@ def test_where_probabilities_are_kept_changes_no_draw(warp: Warp, allowed: torch
         torch.testing.assert_close(one, other, atol=0, rtol=0)
     torch.testing.assert_close(logits, before, atol=0, rtol=0)
     torch.testing.assert_close(here, probabilities(logits, of_rows, warp))
+    over = draw(logits, of_rows, warp, noise, rows, logits)
+    for one, other in zip(there, over, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    torch.testing.assert_close(logits, here, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])

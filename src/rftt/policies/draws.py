@@ -32,8 +32,6 @@ class Draws:
         self._following = automaton.following.cpu().numpy()
         self._warp = warp
         self._device = device
-        # Kept from draw to draw: to get fresh memory from the system takes about as long as a draw.
-        self._probs = torch.empty(0, automaton.allowed.shape[1])
         self._free: list[int] = []
         # The automaton's state, seed, most ids, ids drawn, ids before the last one, the last.
         self._columns = np.zeros((6, 0), np.int64)
@@ -66,7 +64,7 @@ class Draws:
     ) -> dict[int, Sample]:
         """Draw an id for each request, from its row of the logits: ``rows`` has the places of each row's
         requests, which are in the same state. Samples that are finished are returned, and their places
-        are free again."""
+        are free again. The logits may be written over."""
         at = np.fromiter(chain.from_iterable(rows), np.int64)
         of = np.repeat(np.arange(len(rows)), [*map(len, rows)])
         states, seeds, limits, drawn = self._columns[:4, at]
@@ -76,10 +74,9 @@ class Draws:
             of_rows[of] = states
             allowed = self._allowed[self._tensor(of_rows)]
         noise, sources = self._tensor(uniform(seeds, drawn)), self._tensor(of)
-        if len(logits) > len(self._probs):
-            self._probs = torch.empty_like(logits, dtype=torch.float32)
-        out = self._probs[: len(logits)]
-        drawn_ids = draw(logits, allowed, self._warp, noise, sources, out)
+        # To get fresh memory from the system takes about as long as a draw.
+        logits = logits.float()
+        drawn_ids = draw(logits, allowed, self._warp, noise, sources, out=logits)
         ids, log_probs = (t.numpy(force=True) for t in drawn_ids)
         for place, token, log_prob in zip(at.tolist(), ids.tolist(), log_probs.tolist(), strict=True):
             self._drawn[place].append((token, log_prob))
