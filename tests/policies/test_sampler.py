@@ -261,6 +261,24 @@ def test_nothing_is_left_of_a_pass_that_failed() -> None:
         _assert_drawn_as_by_plain_passes(sampler, request.prompt, sample)
 
 
+def test_a_row_that_a_failed_pass_wrote_to_is_known_for_what_it_holds() -> None:
+    sampler = _sampler(batch_size=1)
+    automaton = _automaton(sampler, ())
+    one, other = (SampleRequest(tuple(range(start, start + 8)), 0, 1, 4) for start in (3, 13))
+    sampler.sample([other], automaton)
+    sampler.sample([one], automaton)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    failing = sampler.model.register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        sampler.sample([other], automaton)
+    failing.remove()
+    (sample,) = sampler.sample([one], automaton)
+    _assert_drawn_as_by_plain_passes(sampler, one.prompt, sample)
+
+
 def test_other_weights_are_noticed() -> None:
     sampler = _sampler()
     automaton = _automaton(sampler)
@@ -274,17 +292,39 @@ def test_other_weights_are_noticed() -> None:
     )
 
 
+def _ids_read(sampler: TransformersSampler) -> list[int]:
+    """How many ids each pass from now on reads, as they come."""
+    read: list[int] = []
+    sampler.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    return read
+
+
 def test_a_shared_prompt_is_read_once() -> None:
     sampler = _sampler()
-    read: list[int] = []
-
-    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        read.append(kwargs["input_ids"].numel())
-
-    sampler.model.register_forward_pre_hook(count, with_kwargs=True)
+    read = _ids_read(sampler)
     prompt = tuple(3 + i % 5 for i in range(100))
     sampler.sample([SampleRequest(prompt, seed, 1, 1) for seed in range(16)], _automaton(sampler))
     assert sum(read) == 100
+
+
+def test_a_beginning_that_prompts_share_is_read_once() -> None:
+    sampler = _sampler()
+    read = _ids_read(sampler)
+    beginning = tuple(3 + i % 5 for i in range(100))
+    requests = [SampleRequest((*beginning, 10 + n, 30), n, 1, 1) for n in range(16)]
+    sampler.sample(requests, _automaton(sampler))
+    assert sum(read) == 100 + 16 * 2
+
+
+def test_prompts_too_many_for_one_pass_are_read_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rftt.policies.prefill._IDS_AT_ONCE", 64)
+    sampler = _sampler()
+    read = _ids_read(sampler)
+    requests = [SampleRequest((3 + n,) * length, n, 1, 1) for n, length in enumerate([30] * 9 + [70])]
+    sampler.sample(requests, _automaton(sampler))
+    assert sorted(read) == [30, 60, 60, 60, 60, 70]
 
 
 @settings(max_examples=25)
@@ -309,10 +349,7 @@ def test_samples_of_one_context_share_its_row_until_they_part(
     automaton = with_stopping_copies(_automaton(sampler), range(30, sampler.vocabulary))
     alone = [sampler.sample([request], automaton)[0] for request in requests]
     sampler.forget()
-    read: list[int] = []
-    sampler.model.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
+    read = _ids_read(sampler)
     assert [s.ids for s in sampler.sample(requests, automaton)] == [s.ids for s in alone]
     if batch_size >= len(requests) and len({request.state for request in requests}) == 1:
         read_once = {

@@ -14,8 +14,7 @@ def stay(contexts: Sequence[int | None], rows: Sequence[int]) -> list[int]:
     """For each of some contexts its own of as many rows or more: where it stands, if it can, and no
     other goes there."""
     room = set(rows)
-    numbers = reversed(list(enumerate(contexts)))  # of those in the same row, the first stays
-    stays = {row: number for number, row in numbers if row is not None and row in room}
+    stays = {row: number for number, row in enumerate(contexts) if row is not None and row in room}
     goes = dict(zip(stays.values(), stays, strict=True))
     free = (row for row in rows if row not in stays)
     return [goes[number] if number in goes else next(free) for number in range(len(contexts))]
