@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from rftt import TransformersSampler
 from rftt.policies.noise import uniform
@@ -420,6 +421,19 @@ def test_a_model_that_computes_attention_itself_is_sampled_with_that(device: str
         plain = _plain_log_probs(sampler, request.prompt + sample.ids[:-1])
         assert abs(float(plain[sample.ids[-1]]) - sample.log_probs[-1]) < 1e-4
     assert sampler.model.config._attn_implementation == "eager"
+
+
+def test_logits_may_be_part_of_a_larger_matrix() -> None:
+    sampler = _sampler()
+    automaton = _automaton(sampler, ())
+    expected = sampler.sample(REQUESTS, automaton)
+
+    def widened(module: object, args: object, output: CausalLMOutputWithPast) -> None:
+        logits = output.logits
+        output.logits = torch.nn.functional.pad(logits, (0, 5))[..., : logits.shape[-1]]
+
+    sampler.model.register_forward_hook(widened)
+    assert [s.ids for s in sampler.sample(REQUESTS, automaton)] == [s.ids for s in expected]
 
 
 def test_a_family_whose_attention_cannot_be_replaced_is_refused() -> None:

@@ -47,8 +47,8 @@ def probabilities(
     warp: Warp,
     out: Float[Tensor, "rows size"] | None = None,
 ) -> Float[Tensor, "rows size"]:
-    """The probabilities that ids are drawn with, in ``out`` if it is given, which may be the logits;
-    without ``allowed``, all ids are."""
+    """The probabilities that ids are drawn with, in ``out`` if it is given, which must be contiguous and
+    may be the logits; without ``allowed``, all ids are."""
     logits = logits.float()
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)

@@ -74,8 +74,9 @@ class Draws:
             of_rows[of] = states
             allowed = self._allowed[self._tensor(of_rows)]
         noise, sources = self._tensor(uniform(seeds, drawn)), self._tensor(of)
-        # To get fresh memory from the system takes about as long as a draw.
-        logits = logits.float()
+        # To get fresh memory from the system takes about as long as a draw. Where torch's softmax writes
+        # must be contiguous (pytorch issue 75923).
+        logits = logits.float().contiguous()
         drawn_ids = draw(logits, allowed, self._warp, noise, sources, out=logits)
         ids, log_probs = (t.numpy(force=True) for t in drawn_ids)
         for place, token, log_prob in zip(at.tolist(), ids.tolist(), log_probs.tolist(), strict=True):
