@@ -79,15 +79,14 @@ class ModelClock:
     def __init__(self, model: PreTrainedModel) -> None:
         self.seconds = 0.0
         self._start = 0.0
-        self._model = model
         model.register_forward_pre_hook(self._enter)
         model.register_forward_hook(self._leave)
 
     def _enter(self, *_: object) -> None:
         self._start = time.perf_counter()
 
-    def _leave(self, *_: object) -> None:
-        if self._model.device.type == "cuda":
+    def _leave(self, model: PreTrainedModel, *_: object) -> None:
+        if model.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._start
 
@@ -114,7 +113,7 @@ def compare(
     searcher = MCTS(exploration=2.0, width=2, parallel=chosen.parallel)
     batched = policy.sampler
     assert isinstance(batched, TransformersSampler)
-    model, tokenizer = batched.model, batched.tokenizer
+    model, tokenizer = batched.model.to(chosen.device), batched.tokenizer
     clock = ModelClock(model)
     verifier = MathVerifier()
 
@@ -178,22 +177,22 @@ def _steps(tree: SearchTree) -> list[tuple[int, tuple[int, ...]]]:
     return [(p, s.ids) for p, s in zip(tree.parent, tree.segment, strict=True) if s is not None]
 
 
-def nano(problems: int, device: str) -> tuple[PromptedPolicy, list[Problem]]:
+def nano(problems: int) -> tuple[PromptedPolicy, list[Problem]]:
     model, tokenizer = load_nano()
     policy = PromptedPolicy(
-        TransformersSampler(model.to(device), tokenizer, batch_size=512), tokenizer, Grammar.default(),
+        TransformersSampler(model, tokenizer, batch_size=512), tokenizer, Grammar.default(),
         functions=FIRST_FIVE,
     )  # fmt: skip
     return policy, arithmetic_problems(problems, "warmup")
 
 
-def smollm2(problems: int, data: Path, device: str) -> tuple[PromptedPolicy, list[Problem]]:
+def smollm2(problems: int, data: Path) -> tuple[PromptedPolicy, list[Problem]]:
     from smollm2 import load_smollm2
     from smollm2_loop import EXAMPLES, PROMPTS, plain_question, read_asdiv
 
     model, tokenizer = load_smollm2()
     policy = PromptedPolicy(
-        TransformersSampler(model.to(device), tokenizer, batch_size=64), tokenizer, Grammar.default(),
+        TransformersSampler(model, tokenizer, batch_size=64), tokenizer, Grammar.default(),
         functions=FIRST_FIVE, prompts=PROMPTS,
         question=lambda problem: EXAMPLES + plain_question(problem),
     )  # fmt: skip
@@ -213,13 +212,13 @@ def main() -> None:
     chosen = parser.parse_args()
     figures: dict[str, object] = {}
     if chosen.model != "smollm2":
-        policy, problems = nano(chosen.problems, chosen.device)
+        policy, problems = nano(chosen.problems)
         figures["nano"] = compare(policy, problems, chosen, max_tokens=256, repeats=3)
         print("nano:", figures["nano"], flush=True)
     if chosen.model != "nano":
         if chosen.data is None:
             parser.error("SmolLM2 needs word problems: --data PATH/asdiv.jsonl")
-        policy, problems = smollm2(chosen.problems, chosen.data, chosen.device)
+        policy, problems = smollm2(chosen.problems, chosen.data)
         figures["smollm2"] = compare(policy, problems, chosen, max_tokens=60, repeats=1)
         print("smollm2:", figures["smollm2"], flush=True)
     print(json.dumps(figures | {"machine": machine()}))

@@ -46,10 +46,9 @@ def functional_policy(
     tied: bool = True,
     temperature: float = 1.0,
     batch_size: int = 512,
-    device: str = "cpu",
 ) -> FunctionalPolicy:
     """A policy on a tiny model that has the functional tokens."""
-    model, words = tiny_model(seed=seed, tied=tied, device=device), tokenizer()
+    model, words = tiny_model(seed=seed, tied=tied), tokenizer()
     tokens = FunctionalTokens.add(words, Grammar.default())
     add_rows(model, words, tokens)
     sampler = TransformersSampler(model, words, temperature=temperature, batch_size=batch_size)

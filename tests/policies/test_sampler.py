@@ -241,14 +241,14 @@ def test_a_pass_that_failed_can_be_tried_again() -> None:
     assert [samples[number].ids for number in range(len(REQUESTS))] == [s.ids for s in expected]
 
 
+def _fail(*_: object) -> None:
+    raise MemoryError("no room")
+
+
 def test_nothing_is_left_of_a_pass_that_failed() -> None:
     sampler = _sampler(batch_size=2)
     automaton = _automaton(sampler, ())
-
-    def fail(*_: object) -> None:
-        raise MemoryError("no room")
-
-    failing = sampler.model.register_forward_pre_hook(fail)
+    failing = sampler.model.register_forward_pre_hook(_fail)
     stream = sampler.stream(automaton)
     prompt = (5, 6, 7, 8, 9)
     stream.add(0, SampleRequest((3, 4), 0, 1, 4))
@@ -268,11 +268,7 @@ def test_a_row_that_a_failed_pass_wrote_to_is_known_for_what_it_holds() -> None:
     one, other = (SampleRequest(tuple(range(start, start + 8)), 0, 1, 4) for start in (3, 13))
     sampler.sample([other], automaton)
     sampler.sample([one], automaton)
-
-    def fail(*_: object) -> None:
-        raise MemoryError("no room")
-
-    failing = sampler.model.register_forward_pre_hook(fail)
+    failing = sampler.model.register_forward_pre_hook(_fail)
     with pytest.raises(MemoryError):
         sampler.sample([other], automaton)
     failing.remove()
