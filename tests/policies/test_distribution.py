@@ -130,7 +130,7 @@ def test_a_draw_from_a_large_vocabulary_does_not_depend_on_other_rows(warp: Warp
     torch.manual_seed(0)
     logits, noise = 3 * torch.randn(13, 50_001), torch.rand(13, dtype=torch.float64)
     allowed = torch.rand(13, 50_001) < 0.9
-    together = draw(logits, allowed, warp, noise, torch.arange(13))
+    together = draw(logits.clone(), allowed, warp, noise, torch.arange(13))
     for row in range(13):
         one = slice(row, row + 1)
         ids, log_probs = draw(logits[one], allowed[one], warp, noise[one], torch.tensor([0]))
@@ -140,21 +140,24 @@ def test_a_draw_from_a_large_vocabulary_does_not_depend_on_other_rows(warp: Warp
 
 @pytest.mark.parametrize("warp", [Warp(), Warp(0.0), Warp(0.7, 0.9, 0.001)])
 @pytest.mark.parametrize("allowed", [None, torch.arange(50) % 3 > 0])
-def test_where_probabilities_are_kept_changes_no_draw(warp: Warp, allowed: torch.Tensor | None) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_draw_is_from_the_probabilities_wherever_these_are_kept(
+    warp: Warp, allowed: torch.Tensor | None, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    logits, noise = torch.randn(4, 50), torch.rand(9, dtype=torch.float64)
-    rows, here = torch.arange(9) % 4, torch.full((4, 50), torch.nan)
+    wide, noise = torch.randn(4, 60).to(dtype), torch.rand(9, dtype=torch.float64)
+    before, rows = wide.clone(), torch.arange(9) % 4
     of_rows = None if allowed is None else allowed.expand(4, 50)
-    before = logits.clone()
-    there = draw(logits, of_rows, warp, noise, rows, here)
-    for one, other in zip(there, draw(logits, of_rows, warp, noise, rows), strict=True):
-        torch.testing.assert_close(one, other, atol=0, rtol=0)
-    torch.testing.assert_close(logits, before, atol=0, rtol=0)
-    torch.testing.assert_close(here, probabilities(logits, of_rows, warp))
-    over = draw(logits, of_rows, warp, noise, rows, logits)
-    for one, other in zip(there, over, strict=True):
-        torch.testing.assert_close(one, other, atol=0, rtol=0)
-    torch.testing.assert_close(logits, here, atol=0, rtol=0)
+    probs = probabilities(wide[:, :50], of_rows, warp)
+    ids = inverse_cumulative(probs, rows, noise)
+    alone = wide[:, :50].contiguous()
+    for logits in (wide[:, :50], alone):
+        drawn, log_probs = draw(logits, of_rows, warp, noise, rows)
+        torch.testing.assert_close(drawn, ids, atol=0, rtol=0)
+        torch.testing.assert_close(log_probs, probs[rows, ids].log(), atol=0, rtol=0)
+    torch.testing.assert_close(wide, before, atol=0, rtol=0)
+    left_there = probs if dtype == torch.float32 else before[:, :50]
+    torch.testing.assert_close(alone, left_there, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 1.1}])

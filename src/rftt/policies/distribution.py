@@ -89,16 +89,17 @@ def draw(
     warp: Warp,
     noise: Float[Tensor, " draws"],
     rows: Int64[Tensor, " draws"],
-    out: Float[Tensor, "rows size"] | None = None,
 ) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
     """Ids from these rows, and the log-probability that each was drawn with.
-    Arguments as in :func:`probabilities` and :func:`inverse_cumulative`; all samplers of this process
-    draw so."""
-    probs = torch.empty_like(logits, dtype=torch.float32) if out is None else out
+    Arguments as in :func:`probabilities` and :func:`inverse_cumulative`, but that logits in single
+    precision may be written over; all samplers of this process draw so."""
+    # To get fresh memory from the system takes about as long as a draw. Where torch's softmax writes
+    # must be contiguous (pytorch issue 75923).
+    probs = logits.float().contiguous()
     # Where nothing else is computed, nothing else takes memory.
-    parts = [slice(None)] if allowed is None and warp == _PLAIN else _few(*logits.shape)
+    parts = [slice(None)] if allowed is None and warp == _PLAIN else _few(*probs.shape)
     for some in parts:
-        probabilities(logits[some], None if allowed is None else allowed[some], warp, probs[some])
+        probabilities(probs[some], None if allowed is None else allowed[some], warp, probs[some])
     ids = inverse_cumulative(probs, rows, noise)
     return ids, probs[rows, ids].log()
 

@@ -64,7 +64,7 @@ class Draws:
     ) -> dict[int, Sample]:
         """Draw an id for each request, from its row of the logits: ``rows`` has the places of each row's
         requests, which are in the same state. Samples that are finished are returned, and their places
-        are free again. The logits may be written over."""
+        are free again. Logits in single precision may be written over."""
         at = np.fromiter(chain.from_iterable(rows), np.int64)
         of = np.repeat(np.arange(len(rows)), [*map(len, rows)])
         states, seeds, limits, drawn = self._columns[:4, at]
@@ -74,10 +74,7 @@ class Draws:
             of_rows[of] = states
             allowed = self._allowed[self._tensor(of_rows)]
         noise, sources = self._tensor(uniform(seeds, drawn)), self._tensor(of)
-        # To get fresh memory from the system takes about as long as a draw. Where torch's softmax writes
-        # must be contiguous (pytorch issue 75923).
-        logits = logits.float().contiguous()
-        drawn_ids = draw(logits, allowed, self._warp, noise, sources, out=logits)
+        drawn_ids = draw(logits, allowed, self._warp, noise, sources)
         ids, log_probs = (t.numpy(force=True) for t in drawn_ids)
         for place, token, log_prob in zip(at.tolist(), ids.tolist(), log_probs.tolist(), strict=True):
             self._drawn[place].append((token, log_prob))
