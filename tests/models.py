@@ -41,11 +41,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def functional_policy(
-    *,
-    seed: int = 0,
-    tied: bool = True,
-    temperature: float = 1.0,
-    batch_size: int = 512,
+    *, seed: int = 0, tied: bool = True, temperature: float = 1.0, batch_size: int = 512
 ) -> FunctionalPolicy:
     """A policy on a tiny model that has the functional tokens."""
     model, words = tiny_model(seed=seed, tied=tied), tokenizer()
