@@ -1,9 +1,10 @@
 """The main job for several seeds: python benchmarks/demo_seeds.py --seeds 1 2 3 4 5 --output runs/seeds
 
-Runs `rftt demo` once for each seed, one after the other, and says for each whether reinforced is above
+Runs `rftt demo` once for each seed, one after the other. It prints for each whether reinforced is above
 warmed-up above prompted, whether the intervals of prompted and reinforced are apart, and whether 16
-rollouts are above one sample. Finished seeds in the output folder are not run again. The last line is
-JSON.
+rollouts are above one sample; and then the table of the README, the range of accuracies by model: one
+sample, a vote of 16 rollouts, one greedy sample. Finished seeds in the output folder are not run again.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 from machine import machine
 
 ARMS = ("prompted", "warmed_up", "reinforced")
+RUNS = {"1": "one sample", "16": "vote of 16", "greedy": "greedy"}
 
 
 def checks(result: dict[str, Any]) -> dict[str, bool]:
-    """What the main job should show."""
+    """Return whether the main job shows what it should."""
     intervals = result["intervals"]
     return {
         "ordered": all(
@@ -33,7 +35,20 @@ def checks(result: dict[str, Any]) -> dict[str, bool]:
     }
 
 
+def table(results: dict[int, dict[str, Any]]) -> str:
+    """Return the range of accuracies over the seeds, by model and run, as a table in Markdown."""
+    lines = ["| model | " + " | ".join(RUNS.values()) + " |", "| --- | " + "--- | " * len(RUNS)]
+    for arm in ARMS:
+        cells = []
+        for run in RUNS:
+            percent = [100 * result[arm][run] for result in results.values()]
+            cells.append(f"{min(percent):.1f}-{max(percent):.1f}%")
+        lines.append(f"| {arm.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
+    """Run the seeds that are not finished, and print what all of them gave."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--output", type=Path, default=Path("runs/seeds"))
@@ -43,20 +58,13 @@ def main() -> None:
         folder = arguments.output / str(seed)
         finished = folder / "result.json"
         if not finished.exists():
-            command = [
-                sys.executable,
-                "-m",
-                "rftt",
-                "demo",
-                "--output",
-                str(folder),
-                "--seed",
-                str(seed),
-            ]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            demo = [sys.executable, "-m", "rftt", "demo"]
+            options = ["--output", str(folder), "--seed", str(seed)]
+            subprocess.run(demo + options, check=True, stdout=subprocess.DEVNULL)
         result = json.loads(finished.read_text())
         results[seed] = result | checks(result)
         print(f"seed {seed}: {results[seed]}", flush=True)
+    print(table(results))
     print(json.dumps({"machine": machine(), "seeds": results}))
 
 

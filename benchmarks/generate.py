@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.policies.distribution import Warp, draw, log_probabilities
-from rftt.policies.noise import uniform
-from rftt.policies.sampler import Sample, Sampler, SampleRequest, SampleStream
+from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
+from rftt.samplers.rng import uniform
+from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
 from rftt.tokens.automaton import END, TokenAutomaton
 
 
@@ -21,7 +21,7 @@ class GenerateSampler(Sampler):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.warp = Warp()
+        self.params = SamplingParams()
         self.vocabulary = len(tokenizer)
         self.size = int(model.get_output_embeddings().weight.shape[0])
 
@@ -41,7 +41,7 @@ class GenerateSampler(Sampler):
         """One sample. It ends at the ids that end one in the request's state, so automata of more
         states than :func:`rftt.tokens.automaton.stop_automaton` has are not for this reference."""
         device = self.model.device
-        drawing = _Draw(request, automaton, self.warp, device)
+        drawing = _Draw(request, automaton, self.params, device)
         ends = (automaton.following[request.state] == END).nonzero()[:, 0].tolist()
         ids = self.model.generate(
             torch.tensor([request.prompt], device=device),
@@ -56,11 +56,11 @@ class _Draw(LogitsProcessor):
     """Leaves only the id drawn, for ``generate`` to take as the likeliest."""
 
     def __init__(
-        self, request: SampleRequest, automaton: TokenAutomaton, warp: Warp, device: torch.device
+        self, request: SampleRequest, automaton: TokenAutomaton, params: SamplingParams, device: torch.device
     ) -> None:
         self._allowed = automaton.allowed[None, request.state].to(device)
         self._rows = torch.tensor([0], device=device)
-        self._seed, self._warp = np.array([request.seed]), warp
+        self._seed, self._warp = np.array([request.seed]), params
         self.log_probs: list[float] = []
 
     def __call__(

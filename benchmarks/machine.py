@@ -1,4 +1,4 @@
-"""What a figure was measured with."""
+"""The machine and the packages that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("rftt", "torch", "transformers", "lightning")
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, GPU, Python and the versions that matter."""
+    """Return processor, cores, GPU, Python and the versions that matter."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -24,7 +24,7 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The model's name, on Linux; elsewhere the architecture."""
+    """Return the name of the processor on Linux, elsewhere its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -1,16 +1,16 @@
-"""What each sampler makes of a search: python benchmarks/sampling.py --data PATH/asdiv.jsonl
+"""How fast each sampler is in a search: python benchmarks/sampling.py --data PATH/asdiv.jsonl
 
-A search of 64 problems by prompts (MCTS; nano: 16 rollouts, all of a tree's at once; SmolLM2: 4) is run
-by each sampler that is installed, in rounds and streaming. ``share_of_raw`` is the search's sampled
+A search of 64 problems by prompts (MCTS; nano: 16 rollouts, all of a tree's in one round; SmolLM2: 4) is
+run by each sampler that is installed, in rounds and streaming. ``share_of_raw`` is the search's sampled
 tokens a second over the engine's own at the same batch: ``generate`` of transformers, or of vLLM with
 its prefix cache, given the search's prompts all at once and told to sample as many ids for each as the
 search did. transformers' ``generate`` is given them in batches of like length, a few drawn at random.
 
-``prefill_ratio`` is the ids of prompts that were computed over the distinct tokens of the trees: each
-token counts once for all that begins with the same ids. ``prefill_over_needed`` is stricter: over the
-distinct tokens of prompts that no sample had read before. ``occupancy`` is the sampled tokens over what
-so many passes could have sampled with the batch full. The last line is JSON. Set TORCH_COMPILE_DISABLE=1
-where vLLM is to do without a compiler.
+``prefill_ratio`` is the number of prompt ids that were computed over the distinct tokens of the trees:
+equal tokens after equal ids count once. ``prefill_over_needed`` is stricter: over the distinct tokens of
+prompts that no sample had computed before. ``occupancy`` is the sampled tokens over what so many forward
+passes could have sampled with the batch full. The last line is JSON. Set TORCH_COMPILE_DISABLE=1 where
+vLLM is to do without a compiler.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from attrs import define, evolve, field, frozen
@@ -36,13 +37,14 @@ from rftt import (
     MathVerifier,
     Problem,
     PromptedPolicy,
+    Sampler,
+    SearchConfig,
     TransformersSampler,
-    VLLMSampler,
     run_search,
-    stream_search,
 )
-from rftt.policies.prefix_pool import EMPTY, longer
-from rftt.policies.sampler import Sample, Sampler, SampleRequest, SampleStream
+from rftt.samplers.sampler import Sample, SampleRequest, SampleStream
+from rftt.samplers.transformers.prefix_cache import EMPTY, extend_hash
+from rftt.samplers.vllm.sampler import VLLMSampler
 from rftt.tokens.automaton import TokenAutomaton
 
 
@@ -56,16 +58,16 @@ class Job:
     batch: int
     max_tokens: int
     rollouts: int
-    parallel: int
+    simulations_per_round: int
     raw: int
-    """How many batches of prompts transformers' ``generate`` is given."""
+    """Batches of prompts that transformers' ``generate`` is given."""
     length: int
-    """Of the longest context."""
+    """Ids of the longest context."""
 
 
 @define
 class Log(SampleStream):
-    """A stream that takes note of what goes through it."""
+    """A stream that keeps the requests and samples that go through it."""
 
     stream: SampleStream
     requests: dict[int, SampleRequest] = field(factory=dict)
@@ -86,7 +88,8 @@ class Logged(Sampler):
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
-        self.warp, self.vocabulary, self.size = sampler.warp, sampler.vocabulary, sampler.size
+        self.sampling_params = sampler.sampling_params
+        self.tokenizer_size, self.vocab_size = sampler.tokenizer_size, sampler.vocab_size
         self.logs: list[Log] = []
 
     def stream(self, automaton: TokenAutomaton) -> SampleStream:
@@ -95,41 +98,46 @@ class Logged(Sampler):
 
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
-    ) -> torch.Tensor:
+    ) -> list[dict[int, float]]:
         return self.sampler.next_log_probs(prompts, states, automaton)
+
+    def __fingerprint__(self) -> Mapping[str, Any]:
+        return self.sampler.__fingerprint__()
 
     @property
     def done(self) -> list[tuple[SampleRequest, Sample]]:
         return [pair for log in self.logs for pair in log.done]
 
 
-def search(job: Job, sampler: Sampler, engine: Callable[..., object], seed: int) -> tuple[Logged, float]:
-    """What was sampled, and the seconds it took."""
+def search(job: Job, sampler: Sampler, seed: int, *, streaming: bool) -> tuple[Logged, float]:
+    """Search, and return what was sampled and the seconds it took."""
     logged = Logged(sampler)
     job.policy.sampler = logged
-    start = time.perf_counter()
-    engine(
-        job.problems, MCTS(exploration=2.0, width=2, parallel=job.parallel), job.policy, MathVerifier(),
-        budget=Budget(rollouts=job.rollouts), seed=seed, max_depth=15, max_tokens=job.max_tokens,
+    searcher = MCTS(exploration=2.0, width=2, simulations_per_round=job.simulations_per_round)
+    config = SearchConfig(
+        Budget(rollouts=job.rollouts), seed=seed, max_depth=15, max_tokens=job.max_tokens,
+        streaming=streaming,
     )  # fmt: skip
+    start = time.perf_counter()
+    run_search(job.problems, searcher, job.policy, MathVerifier(), config)
     return logged, time.perf_counter() - start
 
 
 def distinct(done: Sequence[tuple[SampleRequest, Sample]]) -> tuple[int, int]:
-    """The distinct tokens of the trees; and of prompts, without those that were read as they were
-    sampled."""
+    """Return the number of distinct tokens of the trees; and of prompts, without those that were
+    computed as they were sampled."""
     prompted: set[int] = set()
     sampled: set[int] = set()
     last: set[int] = set()
     for request, sample in done:
         key = EMPTY
         for token in request.prompt:
-            key = longer(key, token)
+            key = extend_hash(key, token)
             prompted.add(key)
         for token in sample.ids[:-1]:
-            key = longer(key, token)
+            key = extend_hash(key, token)
             sampled.add(key)
-        last.add(longer(key, sample.ids[-1]))
+        last.add(extend_hash(key, sample.ids[-1]))
     return len(prompted | sampled | last), len(prompted - sampled)
 
 
@@ -141,13 +149,13 @@ def figures(
     raw: Callable[[Sequence[tuple[SampleRequest, Sample]]], float],
     seed: int,
 ) -> dict[str, float]:
-    """Both engines with one sampler, and the sampler's engine alone."""
-    search(evolve(job, problems=job.problems[:8]), sampler, run_search, seed + 1)
+    """Measure rounds and streaming with one sampler, and the sampler's engine alone."""
+    search(evolve(job, problems=job.problems[:8]), sampler, seed + 1, streaming=False)
     found: dict[str, float] = {}
-    for name, engine in (("stream", stream_search), ("rounds", run_search)):
+    for name, streaming in (("stream", True), ("rounds", False)):
         forget()
         read, steps = sampler.prefilled, passes()
-        logged, seconds = search(job, sampler, engine, seed)
+        logged, seconds = search(job, sampler, seed, streaming=streaming)
         tokens = sum(len(sample.ids) for _, sample in logged.done)
         found[f"tokens_per_s_{name}"] = round(tokens / seconds, 1)
         found[f"occupancy_{name}"] = round(tokens / (passes() - steps) / job.batch, 3)
@@ -192,8 +200,8 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[tuple[SampleRequest, Sample]]],
 ) -> float:
-    """Tokens a second of transformers' ``generate``; what it samples beyond a request's own number does
-    not count."""
+    """Return the tokens a second of transformers' ``generate``; what it samples beyond a request's own
+    number does not count."""
     start, tokens = time.perf_counter(), 0
     for batch in batches:
         width = max(len(request.prompt) for request, _ in batch)
@@ -266,7 +274,7 @@ def main() -> None:
                 "batch": 128,
                 "max_tokens": 256,
                 "rollouts": 16,
-                "parallel": 16,
+                "simulations_per_round": 16,
                 "raw": 6,
                 "length": 512,
             }
@@ -276,7 +284,7 @@ def main() -> None:
                 "batch": 64,
                 "max_tokens": 60,
                 "rollouts": 4,
-                "parallel": 4,
+                "simulations_per_round": 4,
                 "raw": 1,
                 "length": 1024,
             }

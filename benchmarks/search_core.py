@@ -4,7 +4,7 @@ Simulations a second when the policy and the verifier cost next to nothing: for 
 10,000 simulations each, and for one tree; beside mctx (JAX, compiled for the CPU, with a free
 recurrent function and as many actions), if it is installed: pip install mctx. A simulation goes down
 the tree by UCT, adds one node, has it scored, and backs the score up; ``flatness`` is the rate at
-10,000 over that at 16. Compilation counts on neither side. The last line is JSON.
+10,000 over that at 16. mctx's compilation does not count. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from machine import machine
 from rftt import (
     MCTS,
     Budget,
-    Extension,
     Function,
+    GenerationRequest,
     Grammar,
     Policy,
     Problem,
-    Segment,
-    Solution,
+    SearchConfig,
     State,
+    Step,
     Verdict,
     Verifier,
     run_search,
@@ -41,13 +41,13 @@ class FreePolicy(Policy):
     """Always the same step, in no time."""
 
     grammar = Grammar([STEP, END], start=["step"], followers={"step": ("step", "end")})
-    _reply = [Segment("step", "", (1,), (0.0,), (True,), is_final=False)]  # noqa: RUF012 - never changed
+    _completion = [Step("step", "", (1,), (0.0,), (True,), terminal=False)]  # noqa: RUF012 - never changed
 
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
         raise NotImplementedError("the policy chooses its openers itself here")
 
-    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
-        return [self._reply] * len(requests)
+    def extend(self, requests: Sequence[GenerationRequest]) -> list[list[Step]]:
+        return [self._completion] * len(requests)
 
 
 class FreeVerifier(Verifier):
@@ -57,24 +57,24 @@ class FreeVerifier(Verifier):
         self._verdicts = [Verdict((i * 7919 % 1000) / 999) for i in range(1000)]
         self._count = 0
 
-    def judge(self, problem: Problem, solutions: Sequence[Solution]) -> list[Verdict]:
+    def judge(self, states: Sequence[State]) -> list[Verdict]:
         first = self._count
-        self._count += len(solutions)
+        self._count += len(states)
         return [self._verdicts[i % 1000] for i in range(first, self._count)]
 
 
-def ours(trees: int, simulations: int, parallel: int) -> float:
-    """Simulations a second."""
+def ours(trees: int, simulations: int, simulations_per_round: int) -> float:
+    """Measure simulations a second."""
     searcher = MCTS(
-        exploration=1.4, openers="sampled", width=ACTIONS, parallel=parallel, until="step",
-        judges_steps=True,
+        exploration=1.4, expansion="sample", width=ACTIONS, until="step", scores_partial=True,
+        simulations_per_round=simulations_per_round,
     )  # fmt: skip
     problems = [Problem(str(i), "?") for i in range(trees)]
     policy, verifier = FreePolicy(), FreeVerifier()
     start = time.perf_counter()
     grown = run_search(
-        problems, searcher, policy, verifier, budget=Budget(rollouts=simulations),
-        max_depth=10_000,
+        problems, searcher, policy, verifier,
+        SearchConfig(Budget(rollouts=simulations), max_depth=10_000),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     assert all(tree.visits[0] == simulations == len(tree) - 1 for tree in grown)
@@ -82,7 +82,7 @@ def ours(trees: int, simulations: int, parallel: int) -> float:
 
 
 def mctx(trees: int, simulations: int) -> float | None:
-    """The same for mctx's MuZero policy, compilation not counted."""
+    """Measure the same of mctx's MuZero policy, compilation not counted."""
     try:
         import jax
         import jax.numpy as jnp
@@ -115,16 +115,15 @@ def mctx(trees: int, simulations: int) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parallel", type=int, default=1, help="simulations of one tree in one round")
+    parser.add_argument("--simulations-per-round", type=int, default=1, help="of one tree")
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many is reported")
     arguments = parser.parse_args()
     figures: dict[str, object] = {}
-    ours(1, 16, arguments.parallel)  # compiles the way down
     for trees in (64, 1):
         rates: dict[str, float] = {}
         for simulations in (16, 256, 10_000):
             repeats = 1 if trees * simulations > 100_000 else arguments.repeats
-            rate = max(ours(trees, simulations, arguments.parallel) for _ in range(repeats))
+            rate = max(ours(trees, simulations, arguments.simulations_per_round) for _ in range(repeats))
             rates[f"simulations_per_s_{simulations}"] = round(rate)
             print(f"rftt, {trees} trees, {simulations} simulations: {rate:,.0f}/s", flush=True)
         rates["flatness"] = round(rates["simulations_per_s_10000"] / rates["simulations_per_s_16"], 3)

@@ -17,61 +17,58 @@ import matplotlib.pyplot as plt
 import numpy as np
 from machine import machine
 
-from rftt import (
+from rftt import Budget, Grammar, SearchConfig, Searcher, Verdict, run_search
+from rftt.search.strategies import (
     MCTS,
+    AdaptiveConsistency,
     BeamSearch,
     BestOfN,
-    Budget,
-    Grammar,
-    Reply,
-    Searcher,
-    TabularPolicy,
-    Verdict,
-    run_search,
+    DiverseTreeSearch,
+    FrontierSearch,
+    GumbelMCTS,
+    ParticleFilter,
+    UncertaintyForking,
+    Widening,
+    best_first,
+    breadth_first,
+    depth_first,
+    puct,
 )
-from rftt.finite.problem import FiniteProblem, leaves
-from rftt.finite.problem import Path as TextPath
-from rftt.search.beam import DiverseTreeSearch
-from rftt.search.best_of_n import AdaptiveConsistency
-from rftt.search.forking import UncertaintyForking
-from rftt.search.frontier import FrontierSearch, best_first, breadth_first, depth_first
-from rftt.search.gumbel import GumbelMCTS
-from rftt.search.particles import ParticleFilter
-from rftt.search.schedules import Widening
-from rftt.search.selection import puct
+from rftt.testing import FiniteProblem, Reply, TabularPolicy
+from rftt.testing.finite.problem import Path as TextPath
+from rftt.testing.finite.problem import leaves
 
 BUDGETS = (8, 16, 32, 64, 128, 256, 512)
 STEPS = 7
 """To the deepest leaf; every step is one token."""
 
 
-def strategies(tokens: int) -> dict[str, Searcher]:
-    """By name; those that must know their size are given the budget."""
-    return {
-        "UCT": MCTS(exploration=1.0),
-        "PUCT": MCTS(exploration=1.0, selection=puct),
-        "UCT, sampled openers": MCTS(exploration=1.0, openers="sampled", width=4),
-        "UCT, widening": MCTS(exploration=1.0, widening=Widening(1.0, 0.5)),
-        "Gumbel": GumbelMCTS(simulations=tokens),
-        "beam": BeamSearch(),
-        "DVTS": DiverseTreeSearch(),
-        "best-first": FrontierSearch(best_first),
-        "breadth-first": FrontierSearch(breadth_first),
-        "depth-first": FrontierSearch(depth_first),
-        "best of N": BestOfN(max(1, tokens // STEPS)),
-        "adaptive consistency": AdaptiveConsistency(most=tokens, at_once=1),
-        "particles": ParticleFilter(),
-        "forking": UncertaintyForking(),
-    }
+STRATEGIES: dict[str, Searcher] = {
+    "UCT": MCTS(exploration=1.0),
+    "PUCT": MCTS(exploration=1.0, selection=puct),
+    "UCT, sampled functions": MCTS(exploration=1.0, expansion="sample", width=4),
+    "UCT, widening": MCTS(exploration=1.0, widening=Widening(1.0, 0.5)),
+    "Gumbel": GumbelMCTS(),
+    "beam": BeamSearch(),
+    "DVTS": DiverseTreeSearch(),
+    "best-first": FrontierSearch(best_first),
+    "breadth-first": FrontierSearch(breadth_first),
+    "depth-first": FrontierSearch(depth_first),
+    "best of N": BestOfN(),
+    "adaptive consistency": AdaptiveConsistency(samples_per_round=1),
+    "particles": ParticleFilter(),
+    "forking": UncertaintyForking(),
+}
 
 
 def random_problem(rng: Random, depth: int = 5) -> FiniteProblem:
-    """Functions differ in worth: a leaf's score is a mean that drifts along the path, and noise."""
+    """Make up a problem whose functions differ in worth: a leaf's score is a mean that drifts along the
+    path."""
     grammar = Grammar.default()
     table: dict[TextPath, list[Reply]] = {}
     verdicts: dict[TextPath, Verdict] = {}
 
-    def grow(path: TextPath, last: str | None, left: int, worth: float) -> None:
+    def fill(path: TextPath, last: str | None, left: int, worth: float) -> None:
         legal = [f for f in grammar.legal(last) if (f == "output") == (left == 0)] or ["output"]
         if "output" in legal and "output" not in grammar.legal(last):
             legal = ["direct_answer"]
@@ -82,24 +79,24 @@ def random_problem(rng: Random, depth: int = 5) -> FiniteProblem:
             for name, w in zip(chosen, weights, strict=True)
         ]
         for reply in table[path]:
-            longer, drift = (*path, reply.text), worth + rng.gauss(0, 0.15)
+            child, drift = (*path, reply.text), worth + rng.gauss(0, 0.15)
             if reply.function == "output":
                 score = 1 / (1 + math.exp(-4 * drift))
-                verdicts[longer] = Verdict(score, answer=reply.text)
+                verdicts[child] = Verdict(score, answer=reply.text)
             else:
-                grow(longer, reply.function, max(0, left - 1), drift)
+                fill(child, reply.function, max(0, left - 1), drift)
 
-    grow((), None, depth, 0.0)
+    fill((), None, depth, 0.0)
     policy = TabularPolicy(grammar, table)
     return FiniteProblem(policy, {leaf: verdicts[leaf] for leaf in leaves(policy)})
 
 
 def regret(finite: FiniteProblem, searcher: Searcher, tokens: int, seed: int) -> float:
-    """The best score there is, less the best score found."""
-    (tree,) = run_search(
-        finite.problems(), searcher, finite.policy, finite.verifier, budget=Budget(tokens=tokens),
-        seed=seed,
-    )  # fmt: skip
+    """Return the best score there is, less the best score found."""
+    # max_tokens tells the engine how many completions fit into the tokens. Each takes one at least, so
+    # that the tokens limit every strategy and the rollouts none.
+    config = SearchConfig(Budget(rollouts=tokens, tokens=tokens), seed, max_tokens=STEPS)
+    (tree,) = run_search(finite.problems(), searcher, finite.policy, finite.verifier, config)
     best = finite.best_score
     assert best is not None
     found = [v.score for v in tree.verdict if v is not None and v.score is not None]
@@ -118,13 +115,10 @@ def main() -> None:
     figures: dict[str, object] = {}
     figure, axes = plt.subplots(figsize=(9, 6))
     axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
-    for name in strategies(1):
+    for name, searcher in STRATEGIES.items():
         means, halves = [], []
         for tokens in BUDGETS:
-            regrets = [
-                regret(finite, strategies(tokens)[name], tokens, seed)
-                for seed, finite in enumerate(problems)
-            ]
+            regrets = [regret(finite, searcher, tokens, seed) for seed, finite in enumerate(problems)]
             means.append(float(np.mean(regrets)))
             halves.append(1.96 * float(np.std(regrets, ddof=1)) / len(regrets) ** 0.5)
         figures[name] = {

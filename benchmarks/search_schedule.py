@@ -8,9 +8,9 @@ up. ``speedup`` is against transformers' own ``generate``, which reads a request
 the published code does; ``speedup_by_batching`` is against our sampler, which keeps prefixes.
 
 ``identical_trees`` is the share of those whose trees came out the same as by ``generate``: batched
-kernels round differently, and a draw can fall on the other side of a boundary. ``outside_model_share``
-is the share of the batched run's wall time outside the model's forward passes. ``sequential_requests``
-counts steps: each is a request of its own where nothing is batched.
+kernels round differently, and a draw can fall on the other side of a boundary. ``us_outside_per_token``
+is the batched run's wall time outside the model's forward passes, in microseconds for each sampled
+token. ``sequential_requests`` counts steps: each is a request of its own where nothing is batched.
 
 Every search is timed after one with another seed, which takes its memory from the system, and forgets
 what was read before; what is in memory then is frozen (``gc.freeze``), so that a full collection of it
@@ -39,22 +39,23 @@ from transformers import PreTrainedModel
 from rftt import (
     MCTS,
     Budget,
-    Extension,
+    GenerationRequest,
     Grammar,
     MathVerifier,
     Policy,
     Problem,
     PromptedPolicy,
+    Sampler,
+    SearchConfig,
     SearchTree,
-    Segment,
     State,
+    Step,
     TransformersSampler,
-    arithmetic_problems,
-    load_nano,
     load_problems,
     run_search,
-)  # fmt: skip
-from rftt.policies.sampler import Sampler
+)
+from rftt.nano.checkpoint import load_nano
+from rftt.problems.arithmetic import arithmetic_problems
 
 FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
 
@@ -69,7 +70,7 @@ class OneByOne(Policy):
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
         return [self.policy.prior([state])[0] for state in states]
 
-    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
+    def extend(self, requests: Sequence[GenerationRequest]) -> list[list[Step]]:
         return [self.policy.extend([request])[0] for request in requests]
 
 
@@ -110,7 +111,7 @@ def compare(
     repeats: int,
 ) -> dict[str, float]:
     """Both schedules on one model."""
-    searcher = MCTS(exploration=2.0, width=2, parallel=chosen.parallel)
+    searcher = MCTS(exploration=2.0, width=2, simulations_per_round=chosen.simulations_per_round)
     batched = policy.sampler
     assert isinstance(batched, TransformersSampler)
     model, tokenizer = batched.model.to(chosen.device), batched.tokenizer
@@ -134,8 +135,11 @@ def compare(
         clock.seconds, start = 0.0, time.perf_counter()
         for part in parts:
             trees += run_search(
-                part, searcher, by, verifier, budget=Budget(rollouts=chosen.rollouts),
-                seed=seed, max_depth=15, max_tokens=max_tokens, on_round=count,
+                part, searcher, by, verifier,
+                SearchConfig(
+                    Budget(rollouts=chosen.rollouts), seed=seed, max_depth=15, max_tokens=max_tokens
+                ),
+                on_round=count,
             )  # fmt: skip
         return Run(trees, rounds, time.perf_counter() - start, clock.seconds)
 
@@ -159,6 +163,7 @@ def compare(
         min(runs, key=lambda timed: timed.seconds) for runs in zip(*turns, strict=True)
     )
     scale = sum(map(len, best.trees)) / sum(map(len, best.trees[: chosen.alone]))
+    tokens = sum(tree.tokens for tree in best.trees)
     same = [_steps(a) == _steps(b) for a, b in zip(best.trees, by_generate.trees, strict=False)]
     return {
         "rounds": best.rounds,
@@ -166,7 +171,7 @@ def compare(
         "speedup": round(by_generate.seconds * scale / best.seconds, 2),
         "speedup_by_batching": round(with_prefixes.seconds * scale / best.seconds, 2),
         "identical_trees": sum(same) / len(same),
-        "outside_model_share": round(1 - best.in_model / best.seconds, 4),
+        "us_outside_per_token": round(1e6 * (best.seconds - best.in_model) / tokens),
         "seconds": round(best.seconds, 1),
         "slowest": round(max(turn[0].seconds for turn in turns), 1),
     }
@@ -174,7 +179,7 @@ def compare(
 
 def _steps(tree: SearchTree) -> list[tuple[int, tuple[int, ...]]]:
     """Which ids stand where; log-probabilities differ by rounding in any case."""
-    return [(p, s.ids) for p, s in zip(tree.parent, tree.segment, strict=True) if s is not None]
+    return [(p, s.ids) for p, s in zip(tree.parent, tree.step, strict=True) if s is not None]
 
 
 def nano(problems: int) -> tuple[PromptedPolicy, list[Problem]]:
@@ -205,7 +210,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="asdiv.jsonl, for SmolLM2")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rollouts", type=int, default=16)
-    parser.add_argument("--parallel", type=int, default=16, help="most simulations of a tree in a round")
+    parser.add_argument("--simulations-per-round", type=int, default=16, help="of one tree")
     parser.add_argument("--alone", type=int, default=2, help="problems of the sequential schedule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="where the model is")

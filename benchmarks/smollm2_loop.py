@@ -4,7 +4,7 @@
     python benchmarks/smollm2_loop.py --data PATH/asdiv.jsonl
 
 Warm-up search on 16 word problems, one epoch of fine-tuning, one reinforcement step; accuracy on
-held-out problems (every fifth row), tokens and seconds by stage. The last line is JSON.
+held-out problems (every fifth one), tokens and seconds by stage. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from rftt import (
     MCTS,
     BestOfN,
     Budget,
-    Explorer,
     FunctionalPolicy,
     FunctionalTokens,
     Grammar,
@@ -36,16 +35,18 @@ from rftt import (
     Problem,
     PromptedPolicy,
     ReinforcePlusPlus,
+    SearchConfig,
     SupervisedLearner,
     TransformersSampler,
+    TreeRollouts,
     Tuner,
     WarmUp,
-    add_rows,
     evaluate,
-    frozen_reference,
     load_problems,
     run_search,
 )  # fmt: skip
+from rftt.learners.reference import frozen_reference
+from rftt.tokens.embeddings import initialize_token_embeddings
 
 EXAMPLES = """\
 Question: Sam has 3 apples and buys 4 more. How many apples has he now?
@@ -70,16 +71,17 @@ FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer"
 
 
 def read_asdiv(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Question and answer of a row; the answer ``9 (apples)`` counts as ``9``."""
+    """Return question and answer of a record; the answer ``9 (apples)`` counts as ``9``."""
     return f"{row['body']} {row['question']}", str(row["answer"]).split(" (")[0]
 
 
 def plain_question(problem: Problem) -> str:
+    """Return how a problem opens a tuned model's context: without examples."""
     return f"Question: {problem.question}\n"
 
 
 class Stages:
-    """Seconds and sampled tokens by stage."""
+    """Collects seconds and other figures by stage."""
 
     def __init__(self) -> None:
         self.figures: dict[str, dict[str, float]] = {}
@@ -104,19 +106,18 @@ def main() -> None:
     lightning.seed_everything(arguments.seed, verbose=False)
     stages, grammar, verifier = Stages(), Grammar.default(), MathVerifier()
 
-    rows = load_problems(arguments.data, reader=read_asdiv, id=None)
+    problems = load_problems(arguments.data, reader=read_asdiv, id=None)
     rng = Random(arguments.seed)
-    heldout = rng.sample(rows[::5], arguments.heldout)
-    train = rng.sample([row for i, row in enumerate(rows) if i % 5], 16 + 4)
+    heldout = rng.sample(problems[::5], arguments.heldout)
+    train = rng.sample([problem for i, problem in enumerate(problems) if i % 5], 16 + 4)
 
     with stages("load"):
         model, tokenizer = load_smollm2()
 
     def measure(name: str, policy: Policy) -> None:
         with stages(f"evaluate {name}") as figures:
-            result, _ = evaluate(
-                heldout, BestOfN(1), policy, verifier, rollouts=1, seed=arguments.seed, max_tokens=120
-            )
+            config = SearchConfig(Budget(rollouts=1), seed=arguments.seed, max_tokens=120)
+            result, _ = evaluate(heldout, BestOfN(), policy, verifier, config)
             low, high = result.interval
             figures |= {"accuracy": result.accuracy, "low": low, "high": high, "tokens": result.tokens}
 
@@ -132,11 +133,12 @@ def main() -> None:
     measure("prompted", prompted("next_step"))
     policy = prompted(*FIRST_FIVE)
     with stages("warm-up search") as figures:
-        trees = run_search(
-            train[:16], MCTS(openers="sampled", width=4, parallel=8), policy, verifier,
-            budget=Budget(rollouts=arguments.rollouts), seed=arguments.seed, max_depth=6, max_tokens=120,
-        )  # fmt: skip
-        right = sum(tree.total[0] for tree in trees)
+        searcher = MCTS(expansion="sample", width=4, simulations_per_round=8)
+        config = SearchConfig(
+            Budget(rollouts=arguments.rollouts), seed=arguments.seed, max_depth=6, max_tokens=120
+        )
+        trees = run_search(train[:16], searcher, policy, verifier, config)
+        right = sum(tree.value_sum[0] for tree in trees)
         figures |= {"tokens": sum(tree.tokens for tree in trees), "right_rollouts": right}
 
     tokens = FunctionalTokens.add(tokenizer, grammar)
@@ -146,7 +148,7 @@ def main() -> None:
             "solutions": len(data),
             **{k: data["kind"].count(k) for k in sorted(set(data["kind"]))},
         }
-    add_rows(model, tokenizer, tokens)
+    initialize_token_embeddings(model, tokenizer, tokens)
     functional = FunctionalPolicy(sampler(), tokenizer, tokens, question=plain_question)
 
     def fit(tuner: Tuner, loader: DataLoader[Any]) -> None:
@@ -158,17 +160,16 @@ def main() -> None:
     with stages("fine-tuning"):
         learner = SupervisedLearner(functional)
         loader = DataLoader(data.to_list(), batch_size=8, shuffle=True, collate_fn=learner.collate)
-        fit(Tuner(model, learner, learning_rate=1e-4, tokens_at_once=2048), loader)
+        fit(Tuner(model, learner, learning_rate=1e-4, micro_batch_tokens=2048), loader)
     measure("warmed_up", functional)
 
     with stages("reinforcement") as figures:
         reinforce = ReinforcePlusPlus(functional, frozen_reference(model, tokenizer, tokens))
-        explorer = Explorer(
-            functional, MCTS(openers="sampled", width=4, parallel=4), verifier, Budget(rollouts=8),
-            seed=arguments.seed, max_tokens=120,
-            )  # fmt: skip
+        searcher = MCTS(expansion="sample", width=4, simulations_per_round=4)
+        config = SearchConfig(Budget(rollouts=8), seed=arguments.seed, max_tokens=120)
         tuner = Tuner(
-            model, reinforce, explorer=explorer, learning_rate=5e-6, tokens_at_once=2048,
+            model, reinforce, learning_rate=5e-6, micro_batch_tokens=2048,
+            tree_rollouts=TreeRollouts(functional, searcher, verifier, config),
             on_trees=lambda found: figures.update(tokens=sum(tree.tokens for tree in found)),
         )  # fmt: skip
         fit(tuner, DataLoader(train[16:], batch_size=4, collate_fn=list))

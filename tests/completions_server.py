@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible completions server over a real model, with faults on request."""
+"""A small OpenAI-compatible completions server over a real model, with faults and latency on request."""
 
 from __future__ import annotations
 
@@ -7,40 +7,56 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from attrs import define, field
+from transformers import PreTrainedTokenizerBase
 
-from rftt import TransformersSampler
-from rftt.policies.sampler import SampleRequest
-from rftt.tokens.automaton import stop_automaton
+from rftt import Sampler
+from rftt.samplers.sampler import SampleRequest
+from rftt.tokens.automaton import TokenAutomaton, stop_automaton
 
 
 @define
 class Faults:
-    """How often each fault comes, and how long a slow reply takes; ``answered`` counts good replies."""
+    """What is wrong with a server.
+
+    Attributes:
+        dropped, refused, garbled, slow: how often each fault comes.
+        seconds: how long a slow reply takes.
+        latency: seconds that every reply takes, drawn with a generator seeded by the request.
+        error: status and text with which every request is answered.
+        gives_ids: whether replies hold token ids.
+        answered: counts good replies.
+        asked: counts requests.
+    """
 
     dropped: float = 0.0
     refused: float = 0.0
     garbled: float = 0.0
     slow: float = 0.0
     seconds: float = 1.0
+    latency: Callable[[random.Random], float] | None = None
+    error: tuple[int, str] | None = None
     gives_ids: bool = True
     answered: int = 0
+    asked: int = 0
     rng: random.Random = field(factory=lambda: random.Random(0))
 
 
 class _Server(ThreadingHTTPServer):
     # Closing waits for all threads: one that is in the middle of torch when Python ends aborts it.
     daemon_threads = False
-    request_queue_size = 64
+    request_queue_size = 512
 
-    def __init__(self, sampler: TransformersSampler, faults: Faults) -> None:
+    def __init__(self, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, faults: Faults) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.sampler = sampler
+        self.tokenizer = tokenizer
+        self.automata: dict[str, TokenAutomaton] = {}
         self.faults = faults
         self._one_at_a_time = threading.Lock()
         self._connections: list[socket.socket] = []
@@ -56,18 +72,25 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
 
+    def automaton(self, stop: str) -> TokenAutomaton:
+        if stop not in self.automata:
+            words = self.tokenizer
+            stops = [i for i in range(len(words)) if stop in words.decode([i])]
+            self.automata[stop] = stop_automaton(
+                [*stops, words.eos_token_id],
+                tokenizer_size=self.sampler.tokenizer_size, vocab_size=self.sampler.vocab_size,
+            )  # fmt: skip
+        return self.automata[stop]
+
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        words = self.sampler.tokenizer
-        stops = [i for i in range(len(words)) if any(s in words.decode([i]) for s in body["stop"])]
-        automaton = stop_automaton(
-            [*stops, words.eos_token_id], self.sampler.vocabulary, self.sampler.size
-        )
-        request = SampleRequest(tuple(body["prompt"]), body["seed"], 1, body["max_tokens"])
+        automaton = self.automaton(*body["stop"])
+        state = automaton.between[None]
+        request = SampleRequest(tuple(body["prompt"]), body["seed"], state, body["max_tokens"])
         with self._one_at_a_time:
             (sample,) = self.sampler.sample([request], automaton)
-        stopped = sample.ids[-1] in {*stops, words.eos_token_id}
+        stopped = sample.ids[-1] in automaton.special_ids
         choice = {
-            "text": words.decode(sample.ids[:-1] if stopped else sample.ids),
+            "text": self.tokenizer.decode(sample.ids[:-1] if stopped else sample.ids),
             "finish_reason": "stop" if stopped else "length",
             "logprobs": {"token_logprobs": sample.log_probs},
         }
@@ -84,7 +107,13 @@ class _Handler(BaseHTTPRequestHandler):
         kinds = ("dropped", "refused", "garbled", "slow")
         shares = [getattr(faults, kind) for kind in kinds]
         (kind,) = faults.rng.choices((*kinds, "none"), [*shares, 1 - sum(shares)])
-        if kind == "dropped":
+        faults.asked += 1
+        if faults.latency is not None:
+            time.sleep(faults.latency(random.Random(body["seed"])))
+        if faults.error is not None:
+            status, text = faults.error
+            self._send(status, text.encode())
+        elif kind == "dropped":
             self.close_connection = True
         elif kind == "refused":
             self._send(503, b"busy")
@@ -105,13 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: tests are quiet."""
+        """Print nothing."""
 
 
 @contextmanager
-def serving(sampler: TransformersSampler, faults: Faults) -> Iterator[str]:
-    """The address of a server that runs as long as the ``with`` block."""
-    server = _Server(sampler, faults)
+def serving(sampler: Sampler, tokenizer: PreTrainedTokenizerBase, faults: Faults) -> Iterator[str]:
+    """Yield the address of a server that runs as long as the ``with`` block."""
+    server = _Server(sampler, tokenizer, faults)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -7,8 +7,8 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "rftt.learners",
-        "rftt.policies.noise",
-        "rftt.policies.transformers_sampler",
+        "rftt.samplers.rng",
+        "rftt.samplers.transformers.sampler",
         "rftt.tokens.automaton",
     ],
     "beartype.beartype",

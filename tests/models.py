@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt import FunctionalPolicy, FunctionalTokens, Grammar, TransformersSampler, add_rows
+from rftt import FunctionalPolicy, FunctionalTokens, Grammar, TransformersSampler
 from rftt.nano.tokenizer import build_tokenizer
+from rftt.tokens.embeddings import initialize_token_embeddings
 
 
 def tiny_model(
@@ -46,6 +47,6 @@ def functional_policy(
     """A policy on a tiny model that has the functional tokens."""
     model, words = tiny_model(seed=seed, tied=tied), tokenizer()
     tokens = FunctionalTokens.add(words, Grammar.default())
-    add_rows(model, words, tokens)
+    initialize_token_embeddings(model, words, tokens)
     sampler = TransformersSampler(model, words, temperature=temperature, batch_size=batch_size)
     return FunctionalPolicy(sampler, words, tokens)

@@ -1,28 +1,32 @@
-"""Strategies shared by tests: the library's finite problems, and the searchers and budgets to try."""
+"""Hypothesis strategies shared by tests: the library's own, and the searchers and budgets to try."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from rftt import (
+from rftt import Budget, Problem, Searcher
+from rftt.search.strategies import (
     MCTS,
     AdaptiveConsistency,
     BeamSearch,
     BestOfN,
-    Budget,
+    Dirichlet,
     DiverseTreeSearch,
     FrontierSearch,
     GumbelMCTS,
+    Linear,
     ParticleFilter,
-    Problem,
-    Searcher,
     UncertaintyForking,
-)  # fmt: skip
-from rftt.finite.strategies import grammars, policies
-from rftt.search.frontier import best_first, breadth_first, depth_first
-from rftt.search.mcts import Dirichlet
-from rftt.search.schedules import Linear, Widening
-from rftt.search.selection import as_it_is, between_siblings, puct, uct
+    Widening,
+    best_first,
+    breadth_first,
+    depth_first,
+    puct,
+    qtransform_by_parent_and_siblings,
+    qtransform_identity,
+    uct,
+)
+from rftt.testing import grammars, policies
 
 __all__ = ["budgets", "grammars", "policies", "problems", "searchers"]
 
@@ -37,30 +41,33 @@ searchers: st.SearchStrategy[Searcher] = st.one_of(
         MCTS,
         exploration=st.sampled_from([0.0, 1.0, 2.0]) | st.just(Linear(2.0, 0.5, 10)),
         selection=st.sampled_from([uct, puct]),
-        values=st.sampled_from([as_it_is, between_siblings]),
-        openers=st.sampled_from(["ranked", "sampled"]),
+        qtransform=st.sampled_from([qtransform_identity, qtransform_by_parent_and_siblings]),
+        expansion=st.sampled_from(["enumerate", "sample"]),
         width=st.integers(1, 3),
         widening=st.none() | st.just(Widening(1.0, 0.5)),
         noise=st.none() | st.just(Dirichlet()),
-        parallel=st.integers(1, 4),
+        simulations_per_round=st.integers(1, 4),
         discount=st.sampled_from([1.0, 0.9]),
     ),
     st.builds(
-        GumbelMCTS, simulations=st.integers(1, 20), considered=st.integers(1, 4),
+        GumbelMCTS,
+        max_num_considered_actions=st.integers(1, 4),
         discount=st.sampled_from([1.0, 0.9]),
     ),
     st.builds(BeamSearch, width=st.integers(1, 3), branching=st.integers(1, 3)),
     st.builds(DiverseTreeSearch, subtrees=st.integers(1, 3), branching=st.integers(1, 3)),
     st.builds(
-        FrontierSearch, order=st.sampled_from([best_first, breadth_first, depth_first]),
-        branching=st.integers(1, 3), at_once=st.integers(1, 3),
+        FrontierSearch,
+        order=st.sampled_from([best_first, breadth_first, depth_first]),
+        branching=st.integers(1, 3),
+        nodes_per_round=st.integers(1, 3),
         prune_below=st.none() | st.just(-1.0),
     ),
     st.builds(ParticleFilter, particles=st.integers(1, 6)),
-    st.builds(UncertaintyForking, roots=st.integers(1, 3), at_once=st.integers(1, 3)),
-    st.builds(BestOfN, n=st.integers(1, 6)),
-    st.builds(AdaptiveConsistency, most=st.integers(1, 12), at_once=st.integers(1, 4)),
-)  # fmt: skip
+    st.builds(UncertaintyForking, roots=st.integers(1, 3), forks_per_round=st.integers(1, 3)),
+    st.just(BestOfN()),
+    st.builds(AdaptiveConsistency, samples_per_round=st.integers(1, 4)),
+)
 
 budgets: st.SearchStrategy[Budget] = st.builds(
     Budget,

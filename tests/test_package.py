@@ -11,10 +11,10 @@ import pytest
 import rftt
 
 NAMES = [
-    "MCTS", "BeamSearch", "BestOfN", "TabularPolicy", "FunctionalPolicy", "PromptedPolicy",
-    "TransformersSampler", "MathVerifier", "SupervisedLearner", "ReinforcePlusPlus", "Tuner",
-    "Policy", "Searcher", "Verifier", "Learner", "SearchTree", "Grammar", "Function",
-    "FunctionalTokens", "Budget", "Problem", "run_search",
+    "Policy", "Searcher", "Verifier", "Learner", "Sampler", "MCTS", "BeamSearch", "BestOfN",
+    "FunctionalPolicy", "PromptedPolicy", "TransformersSampler", "MathVerifier", "SupervisedLearner",
+    "ReinforcePlusPlus", "Tuner", "TreeRollouts", "SearchTree", "Grammar", "Function",
+    "FunctionalTokens", "Budget", "SearchConfig", "SamplingParams", "LossOutput", "Problem", "run_search", "resume_search",
 ]  # fmt: skip
 
 
@@ -27,6 +27,11 @@ def test_public_names() -> None:
 def test_every_public_name_can_be_imported() -> None:
     for name in rftt.__all__:
         assert getattr(rftt, name) is not None
+
+
+def test_there_are_few_public_names_and_a_version() -> None:
+    assert len(rftt.__all__) <= 40
+    assert rftt.__version__.count(".") == 2
 
 
 def test_unknown_names_are_refused() -> None:
@@ -44,8 +49,9 @@ def test_import_is_quick_and_brings_neither_vllm_nor_torch() -> None:
 
 def test_search_needs_no_torch() -> None:
     code = (
-        "import rftt, sys; rftt.MCTS; rftt.BeamSearch; rftt.BestOfN; rftt.run_search; rftt.save_trees;"
-        "rftt.majority; rftt.TabularPolicy; print('torch' in sys.modules)"
+        "import rftt, sys; rftt.MCTS; rftt.BeamSearch; rftt.BestOfN; rftt.run_search;"
+        "rftt.majority; import rftt.testing; rftt.testing.TabularPolicy; rftt.MathVerifier;"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

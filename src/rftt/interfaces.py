@@ -1,15 +1,20 @@
 """What passes between the parts, and the abstract ``Policy`` and ``Verifier``.
 
-The road: a searcher asks to extend a :class:`State`; the engine turns that into an
-:class:`Extension`; a :class:`Policy` answers with :class:`Segment` s; the whole path is a
-:class:`Solution`, on which a :class:`Verifier` gives a :class:`Verdict`. The abstract ``Searcher``
-is in :mod:`rftt.search.searcher`, the abstract ``Learner`` in :mod:`rftt.learners.learner`.
+The road data takes, one round::
+
+    SearchTree -> Searcher.ask -> Expansion -> GenerationRequest -> Policy.extend -> Step
+        ^                                                                             |
+        +--- Searcher.tell <- ExpansionResult <- Verdict <- Verifier.judge <- State --+
+
+The abstract ``Searcher`` is in :mod:`rftt.search.searcher`, the abstract ``Learner`` in
+:mod:`rftt.learners.learner`, the abstract ``Sampler`` in :mod:`rftt.samplers.sampler`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from attrs import field, frozen, validators
@@ -17,147 +22,150 @@ from attrs import field, frozen, validators
 from rftt.problems.problem import Problem
 from rftt.tokens.grammar import Grammar
 
-Until = Literal["step", "answer"]
-
-
-def _ids(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(values)
-
-
-def _floats(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(values)
-
-
-def _flags(values: Iterable[bool]) -> tuple[bool, ...]:
-    return tuple(values)
+Until = Literal["step", "solution"]
+"""How far a completion goes: one step, or on to the end of the solution."""
 
 
 @frozen
-class Segment:
+class Step:
     """One reasoning step as it was sampled.
 
-    ``ids`` are the step's token ids, opener and closer included where the policy uses functional
-    tokens. ``log_probs`` holds, for each id, its natural log-probability under the distribution it
-    was drawn from (temperature, masks and all). ``chosen`` says which ids the policy drew itself:
-    an id forced by the searcher is not a sample and must not be learned from as one. ``text`` is
-    the body, decoded from the ids.
+    Attributes:
+        function: the name of the step's function.
+        text: the body, decoded from the ids.
+        ids: the step's token ids, opener and closer included where the policy uses functional tokens.
+        log_probs: for each id, its natural log-probability under the distribution it was drawn from,
+            after temperature and masks.
+        action_mask: for each id, whether the policy drew it. A forced id is not a sample and must not
+            be learned from as one.
+        terminal: whether nothing may follow: the solution is complete, or the step is truncated.
+        truncated: whether a limit ended the step before the policy did.
+        body_start: the number of ids before the body: 1 where there is an opener.
+
+    Raises:
+        ValueError: if ``ids``, ``log_probs`` and ``action_mask`` differ in length.
     """
 
     function: str
     text: str
-    ids: tuple[int, ...] = field(converter=_ids)
-    log_probs: tuple[float, ...] = field(converter=_floats)
-    chosen: tuple[bool, ...] = field(converter=_flags)
-    is_final: bool
-    """Whether nothing may follow: the solution is complete, or this step was cut short."""
-    is_cut: bool = False
-    """Whether a limit ended the step before the policy did."""
+    ids: tuple[int, ...] = field(converter=tuple[int, ...])
+    log_probs: tuple[float, ...] = field(converter=tuple[float, ...])
+    action_mask: tuple[bool, ...] = field(converter=tuple[bool, ...])
+    terminal: bool
+    truncated: bool = False
     body_start: int = 0
-    """How many ids stand before the body: 1 where an opener does."""
 
     def __attrs_post_init__(self) -> None:
-        if not len(self.ids) == len(self.log_probs) == len(self.chosen):
+        if not len(self.ids) == len(self.log_probs) == len(self.action_mask):
             raise ValueError(
-                f"segment {self.function!r}: {len(self.ids)} ids, {len(self.log_probs)} log_probs and "
-                f"{len(self.chosen)} chosen flags; give one of each for every id"
+                f"step {self.function!r}: {len(self.ids)} ids, {len(self.log_probs)} log_probs and "
+                f"{len(self.action_mask)} action_mask flags; give one of each for every id"
             )
 
 
 @frozen
 class State:
-    """Where a policy stands: a problem and the steps so far."""
+    """A problem and the steps so far: what a policy continues and a verifier judges."""
 
     problem: Problem
-    steps: tuple[Segment, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def last(self) -> str | None:
-        """The name of the last function, ``None`` at the question."""
+        """The function of the last step, ``None`` at the question."""
         return self.steps[-1].function if self.steps else None
 
 
 @frozen
-class Extension:
-    """A request for one sample that continues ``state``.
+class GenerationRequest:
+    """A request for one completion: a sequence of steps that continues ``state``.
 
-    The reply is a chain of at least one and at most ``max_steps`` segments, with at most
-    ``max_tokens`` ids in all: one segment when ``until`` is ``"step"``, else on to the answer.
-    ``function`` forces the first step's function, ``prefix`` the first ids of its body.
-    All chance in the reply comes from ``seed``.
+    Attributes:
+        state: what is continued.
+        seed: decides every draw of the completion.
+        function: forces the function of the first step; ``None`` lets the policy choose.
+        until: ``"step"`` ends the completion after one step.
+        max_steps: most steps.
+        max_tokens: most sampled ids; forced ids do not count.
+        prefix: forces the first ids of the first step's body.
     """
 
     state: State
     seed: int
     function: str | None = None
-    until: Until = "answer"
+    until: Until = "solution"
     max_steps: int = field(default=18, validator=validators.ge(1))
     max_tokens: int = field(default=512, validator=validators.ge(1))
     prefix: tuple[int, ...] = ()
 
 
-class ChainStream(ABC):
-    """Extensions under way: more can be asked for while others still run."""
+class StepStream(ABC):
+    """Generation requests in flight: more can be added while others run."""
 
     @abstractmethod
-    def add(self, key: int, request: Extension) -> None:
-        """Ask for one more. Where there is more to do than can be done at once, lower keys go first."""
+    def add(self, key: int, request: GenerationRequest) -> None:
+        """Add a request. Requests with lower keys are scheduled first."""
 
     @abstractmethod
-    def collect(self) -> Sequence[tuple[int, Sequence[Segment]]]:
-        """Work until at least one is done; keys and chains of those that are. Empty when none is under
-        way."""
+    def collect(self) -> Sequence[tuple[int, Sequence[Step]]]:
+        """Work until at least one request is finished, and return keys and completions of those that
+        are; nothing if none is in flight."""
 
 
 class Policy(ABC):
-    """How a state becomes the next steps."""
+    """Samples the next steps of a state."""
 
     grammar: Grammar
 
     @abstractmethod
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
-        """For each state, the log-probability of each function that may follow."""
+        """Return, for each state, the log-probability of each function that may follow."""
 
     @abstractmethod
-    def extend(self, requests: Sequence[Extension]) -> list[list[Segment]]:
-        """For each request, a chain of sampled steps that obeys the grammar."""
+    def extend(self, requests: Sequence[GenerationRequest]) -> list[list[Step]]:
+        """Return, for each request, a completion: at least one step, within the grammar and the
+        request's limits. A completion depends on its own request alone."""
 
-    def stream(self) -> ChainStream:
-        """An empty stream. This default extends all that has been added in one call; policies that can
-        go on with some requests while others are done do better."""
-        return _Calls(self)
+    def stream(self) -> StepStream:
+        """Open a stream of requests. This default passes all that were added to :meth:`extend` in one
+        call; a policy that can finish some requests before others overrides it."""
+        return _ExtendStream(self)
 
 
-class _Calls(ChainStream):
+class _ExtendStream(StepStream):
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._added: dict[int, Extension] = {}
+        self._added: dict[int, GenerationRequest] = {}
 
-    def add(self, key: int, request: Extension) -> None:
+    def add(self, key: int, request: GenerationRequest) -> None:
         self._added[key] = request
 
-    def collect(self) -> Sequence[tuple[int, Sequence[Segment]]]:
+    def collect(self) -> Sequence[tuple[int, Sequence[Step]]]:
+        if not self._added:
+            return []
         added, self._added = self._added, {}
-        return list(zip(added, self._policy.extend(list(added.values())), strict=True))
-
-
-def _segments(values: Iterable[Segment]) -> tuple[Segment, ...]:
-    return tuple(values)
-
-
-@frozen
-class Solution:
-    """The steps from the question to where a rollout ended."""
-
-    steps: tuple[Segment, ...] = field(converter=_segments)
+        completions = self._policy.extend(list(added.values()))
+        if len(completions) != len(added):
+            raise ValueError(
+                f"{type(self._policy).__name__}.extend returned {len(completions)} completions for "
+                f"{len(added)} requests; return one for each, in order"
+            )
+        return list(zip(added, completions, strict=True))
 
 
 @frozen
 class Verdict:
-    """What a verifier says of one solution.
+    """A verifier's judgement of one state.
 
-    ``score`` is ``None`` when the verifier abstains: no gold answer, timed out, server down. It is
-    never a silent 0. ``answer`` is the extracted answer in a form in which equal answers have
-    equal text, so that votes can be counted. ``step_scores`` has one score a step, if given.
+    Attributes:
+        score: the reward; ``None`` where the verifier abstains (no gold answer, timed out, server
+            down). An abstention is never a silent 0.
+        answer: the extracted answer, as the model wrote it; ``None`` if there is none.
+        reason: why the score is what it is.
+        step_scores: one score a step, if the verifier scores steps.
+
+    Raises:
+        ValueError: if a score is NaN or infinite.
     """
 
     score: float | None
@@ -165,10 +173,24 @@ class Verdict:
     reason: str = ""
     step_scores: tuple[float, ...] | None = None
 
+    def __attrs_post_init__(self) -> None:
+        for score in (self.score, *(self.step_scores or ())):
+            if score is not None and not math.isfinite(score):
+                raise ValueError(
+                    f"verdict: the score {score} is not a finite number; a verifier that cannot score "
+                    "a solution abstains with score=None and a reason"
+                )
+
 
 class Verifier(ABC):
-    """Judges solutions."""
+    """Judges solutions, whole or partial."""
 
     @abstractmethod
-    def judge(self, problem: Problem, solutions: Sequence[Solution]) -> list[Verdict]:
-        """One verdict for each solution, in order."""
+    def judge(self, states: Sequence[State]) -> list[Verdict]:
+        """Return one verdict for each state, in order. The states may be of any mix of problems; a
+        verdict depends on its own state alone."""
+
+    def equivalent(self, a: str, b: str) -> bool | None:
+        """Whether two answers are the same, for votes and for marking against a gold answer; ``None``
+        if that cannot be decided. The default compares the texts."""
+        return a.strip() == b.strip()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from rftt import BestOfN, load_trees
+from rftt import BestOfN
 from rftt.cli import main
 from rftt.demo.command import run_demo
-from rftt.demo.measure import measured_beside
+from rftt.demo.evaluator import Evaluator
+from rftt.demo.measure import Measured
 from rftt.demo.settings import DemoSettings
 from rftt.policies.loading import load_model
+from rftt.search.tree.storage import load_trees
+from rftt.training.evaluation import Evaluation
 
 SMALL = DemoSettings(
-    heldout=12, rollouts=4, answer_searcher=BestOfN(4), warm_up_problems=16, warm_up_epochs=1, updates=2,
+    heldout=12, rollouts=4, answer_searcher=BestOfN(), warm_up_problems=16, warm_up_epochs=1, updates=2,
     problems_per_update=4, max_tokens=120,
 )  # fmt: skip
 
@@ -35,7 +40,7 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
         for run, accuracy in first[arm].items():
             low, high = first["intervals"][arm][run]
             assert 0 <= low <= accuracy <= high <= 1
-    for name in ("training_curve.png", "search_tree.png", "metrics/warm_up/metrics.csv"):
+    for name in ("training_curve.png", "search_tree.html", "metrics/warm_up/metrics.csv"):
         assert (tmp_path / name).stat().st_size > 100
     assert len(load_trees(tmp_path / "reinforce_trees.jsonl")) == 4
     warmed, _ = load_model(tmp_path / "warmed_up")
@@ -56,6 +61,15 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
     assert time.monotonic() - start < first["seconds"] / 2 + 5
 
 
+def test_shares_together_are_the_whole() -> None:
+    shares = [
+        Measured({"1": Evaluation((True, False), {"output": 2}, 10)}, 1.0),
+        Measured({"1": Evaluation((True,), {"output": 1, "verify": 3}, 5)}, 2.0),
+    ]
+    whole = Measured.merge(shares)
+    assert whole == Measured({"1": Evaluation((True, False, True), {"output": 3, "verify": 3}, 15)}, 3.0)
+
+
 def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> None:
     take_up = "import sys; from pathlib import Path; from rftt.demo.loop import Demo, DemoSettings; "
     take_up += "Demo(Path(sys.argv[1]), DemoSettings(seed=3))"
@@ -63,15 +77,52 @@ def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> 
         subprocess.run([sys.executable, "-c", take_up, str(tmp_path)], check=True)
 
 
-def test_an_evaluation_beside_that_fails_is_not_passed_over(
+def test_an_evaluation_that_fails_is_not_passed_over(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with (
-        pytest.raises(RuntimeError, match="the evaluation of nobody failed"),
-        measured_beside(tmp_path, SMALL, "nobody"),
+        pytest.raises(RuntimeError, match="the evaluation failed"),
+        Evaluator(tmp_path, SMALL) as evaluator,
     ):
-        pass
+        evaluator.submit("nobody", 0)
     assert "nobody does not exist" in capfd.readouterr().err
+
+
+def test_a_killed_run_leaves_no_evaluation_running(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from rftt.demo.evaluator import Evaluator\n"
+        "from rftt.demo.settings import DemoSettings\n"
+        "if __name__ == '__main__':\n"
+        "    evaluator = Evaluator(Path(sys.argv[1]), DemoSettings())\n"
+        "    evaluator.submit('prompted', 0)\n"
+        "    print(evaluator.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    evaluation = int(run.stdout.readline())
+    # Late enough that it no longer reads what its parent sends it to begin with.
+    while not (tmp_path / "prompted_styles.json").exists():
+        time.sleep(0.1)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 10
+    while _is_running(evaluation) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_running(evaluation)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_another_seed_in_the_same_folder_is_refused(

@@ -7,9 +7,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from rftt import FunctionalTokens, Grammar, add_rows, frozen_reference
-from rftt.learners.reference import WithoutAdapter
-from rftt.tokens.embeddings import rows_are_untrained, token_row_targets
+from rftt import FunctionalTokens, Grammar
+from rftt.learners.reference import WithoutAdapter, frozen_reference
+from rftt.tokens.embeddings import (
+    initialize_token_embeddings,
+    token_embeddings_are_untrained,
+    trainable_token_indices,
+)
 from tests.models import tiny_model, tokenizer
 
 WORDS = tokenizer()
@@ -25,7 +29,7 @@ def _logits(model: object) -> torch.Tensor:
 
 def _untaught(tied: bool) -> PreTrainedModel:
     model = tiny_model(tied=tied)
-    add_rows(model, WORDS, TOKENS)
+    initialize_token_embeddings(model, WORDS, TOKENS)
     return model
 
 
@@ -40,7 +44,7 @@ def _taught(tied: bool) -> PreTrainedModel:
 
 def _with_adapter(model: PreTrainedModel) -> PeftModel:
     config = LoraConfig(
-        r=2, target_modules=["q_proj"], trainable_token_indices=token_row_targets(model, TOKENS)
+        r=2, target_modules=["q_proj"], trainable_token_indices=trainable_token_indices(model, TOKENS)
     )
     adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
@@ -87,16 +91,18 @@ def test_where_the_adapter_taught_the_tokens_it_is_merged_into_a_copy(tied: bool
     assert isinstance(reference, PreTrainedModel)
     torch.testing.assert_close(_logits(reference), before, atol=1e-5, rtol=1e-5)
     with model.disable_adapter():
-        assert not torch.allclose(_logits(model), before, atol=1e-3), "the trap: its rows are new"
+        assert not torch.allclose(_logits(model), before, atol=1e-3), (
+            "the trap: without the adapter the embeddings are those of before"
+        )
     _tune(model)
     torch.testing.assert_close(_logits(reference), before, atol=1e-5, rtol=1e-5)
     assert not any(p.requires_grad for p in reference.parameters())
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_rows_are_untrained_until_one_changes(tied: bool) -> None:
+def test_embeddings_are_untrained_until_one_changes(tied: bool) -> None:
     model = _untaught(tied)
-    assert rows_are_untrained(model, WORDS, TOKENS)
+    assert token_embeddings_are_untrained(model, WORDS, TOKENS)
     with torch.no_grad():
         model.get_input_embeddings().weight[TOKENS.closers["refine"], 0] += 0.01
-    assert not rows_are_untrained(model, WORDS, TOKENS)
+    assert not token_embeddings_are_untrained(model, WORDS, TOKENS)

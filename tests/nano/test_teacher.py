@@ -8,9 +8,9 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftt import Grammar, load_nano
-from rftt.nano.checkpoint import FOLDER
-from rftt.nano.teacher import Piece, training_expression, write_trace
+from rftt import Grammar
+from rftt.nano.checkpoint import FOLDER, load_nano
+from rftt.nano.teacher import TextSpan, training_expression, write_trace
 from rftt.nano.tokenizer import build_tokenizer
 from rftt.problems.arithmetic import apply, render, steps
 
@@ -19,7 +19,7 @@ TOKENIZER = build_tokenizer(GRAMMAR)
 CLAIM = re.compile(r"(?<!\d)(\d+)([-+*])(\d+)=(\d+)")
 
 
-def _trace(seed: int, reword: bool = False) -> tuple[str, int, list[Piece]]:
+def _trace(seed: int, reword: bool = False) -> tuple[str, int, list[TextSpan]]:
     rng = Random(seed)
     expression = training_expression(rng)
     *_, (_, value) = steps(expression)
@@ -29,8 +29,8 @@ def _trace(seed: int, reword: bool = False) -> tuple[str, int, list[Piece]]:
 
 @given(st.integers(0, 10**9), st.booleans())
 def test_every_claim_that_is_a_target_is_true(seed: int, reword: bool) -> None:
-    _, value, pieces = _trace(seed, reword)
-    targets = [piece.text for piece in pieces if piece.is_target]
+    _, value, spans = _trace(seed, reword)
+    targets = [text for text, is_target in spans if is_target]
     for text in targets:
         for left, operator, right, result in CLAIM.findall(text):
             assert apply(operator, int(left), int(right)) == int(result)
@@ -38,14 +38,14 @@ def test_every_claim_that_is_a_target_is_true(seed: int, reword: bool) -> None:
 
 
 @given(st.integers(0, 10**9))
-def test_a_wrong_claim_is_followed_by_a_check_that_says_so_and_a_mend(seed: int) -> None:
-    _, _, pieces = _trace(seed)
-    for place, piece in enumerate(pieces):
-        claims = CLAIM.findall(piece.text)
+def test_a_wrong_claim_is_followed_by_a_check_that_says_so_and_a_correction(seed: int) -> None:
+    _, _, spans = _trace(seed)
+    for place, (text, is_target) in enumerate(spans):
+        claims = CLAIM.findall(text)
         wrong = [c for c in claims if apply(c[1], int(c[0]), int(c[2])) != int(c[3])]
         if wrong:
-            assert not piece.is_target
-            after = [p.text for p in pieces[place + 1 :] if p.is_target]
+            assert not is_target
+            after = [later for later, is_target in spans[place + 1 :] if is_target]
             assert after[0].endswith(f" not {wrong[0][3]}\n")
             left, operator, right, _ = wrong[0]
             value = apply(operator, int(left), int(right))
@@ -54,9 +54,9 @@ def test_a_wrong_claim_is_followed_by_a_check_that_says_so_and_a_mend(seed: int)
 
 @given(st.integers(0, 10**9), st.booleans())
 def test_the_tokenizer_gives_the_text_back_and_knows_every_word(seed: int, reword: bool) -> None:
-    question, _, pieces = _trace(seed, reword)
-    text = "".join(piece.text for piece in pieces)
-    ids = [i for piece in pieces for i in TOKENIZER.encode(piece.text, add_special_tokens=False)]
+    question, _, spans = _trace(seed, reword)
+    text = "".join(text for text, _ in spans)
+    ids = [i for span, _ in spans for i in TOKENIZER.encode(span, add_special_tokens=False)]
     assert TOKENIZER.decode(ids) == text
     assert TOKENIZER.unk_token_id not in ids
     assert text.startswith(question + "\n")
@@ -64,8 +64,8 @@ def test_the_tokenizer_gives_the_text_back_and_knows_every_word(seed: int, rewor
 
 @given(st.integers(0, 10**9), st.booleans())
 def test_no_text_holds_a_functional_token(seed: int, reword: bool) -> None:
-    _, _, pieces = _trace(seed, reword)
-    assert "<" not in "".join(piece.text for piece in pieces)
+    _, _, spans = _trace(seed, reword)
+    assert "<" not in "".join(text for text, _ in spans)
 
 
 def test_shipped_nano_is_small_and_has_not_seen_a_functional_token() -> None:

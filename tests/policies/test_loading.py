@@ -12,18 +12,29 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from rftt.samplers.plain import PlainSampler
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
 from rftt import (
     FunctionalTokens,
+    GenerationRequest,
     Grammar,
+    Problem,
     PromptedPolicy,
-    ServerSampler,
-    add_rows,
-    load_model,
+    SamplingParams,
+    State,
+    TransformersSampler,
     load_policy,
 )
-from rftt.tokens.embeddings import token_row_targets
+from rftt.policies.loading import load_model
+from rftt.samplers.openai import ServerSampler
+from rftt.tokens.embeddings import initialize_token_embeddings, trainable_token_indices
 from tests.models import tiny_model, tokenizer
 
 
@@ -52,7 +63,8 @@ def test_any_model_can_be_prompted(tmp_path: Path) -> None:
     )
     assert isinstance(policy, PromptedPolicy)
     assert policy.legal(None) == ("next_step",)
-    assert (policy.sampler.warp.temperature, policy.sampler.warp.top_p) == (0.5, 0.9)
+    assert isinstance(policy.sampler, TransformersSampler)
+    assert policy.sampling_params == SamplingParams(0.5, 0.9)
     with pytest.raises(ValueError, match="pass prompted=True"):
         load_policy(tmp_path, functions=["next_step"])
 
@@ -67,7 +79,7 @@ def test_a_server_is_asked_by_its_name_for_the_model(tmp_path: Path) -> None:
     sampler = policy.sampler
     assert isinstance(sampler, ServerSampler)
     assert (sampler.url, sampler.model, sampler.retries) == ("http://nowhere/v1", "tiny", 2)
-    assert (sampler.warp.temperature, sampler.vocabulary) == (0.5, len(tokenizer()))
+    assert (policy.sampling_params.temperature, sampler.tokenizer_size) == (0.5, len(tokenizer()))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +102,38 @@ def test_the_tokens_are_looked_for_before_an_engine_starts(tmp_path: Path) -> No
         load_policy(tmp_path, backend="vllm")
     with pytest.raises(FileNotFoundError, match=r"model folder .*nowhere does not exist"):
         load_policy(tmp_path / "nowhere", backend="vllm")
+
+
+def test_a_family_that_the_fast_sampler_refuses_gets_the_plain_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bloom computes attention by itself, with biases that transformers' own kinds do not have."""
+    words = tokenizer()
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=len(words), hidden_size=32, n_layer=2, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="PlainSampler"):
+        TransformersSampler(load_model(tmp_path)[0], words)
+    policy = load_policy(tmp_path, prompted=True, temperature=0.5, batch_size=4, device="cpu")
+    assert isinstance(policy.sampler, PlainSampler)
+    assert policy.sampling_params.temperature == 0.5
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "rftt.policies.loading")
+    assert "PlainSampler" in record.getMessage()
+    requests = [GenerationRequest(State(Problem("p", "1+2")), seed, max_tokens=9) for seed in range(3)]
+    assert all(policy.extend(requests))
+
+
+def test_a_wrong_setting_is_not_taken_for_a_family_that_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _save_plain(tmp_path)
+    with pytest.raises(ValueError, match="batch_size"):
+        load_policy(tmp_path, prompted=True, batch_size=0, device="cpu")
+    with pytest.raises(ValueError, match="temperature"):
+        load_policy(tmp_path, prompted=True, temperature=-1.0, device="cpu")
+    assert not caplog.records
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
@@ -117,10 +161,10 @@ def test_an_adapter_comes_back_in_another_process(tmp_path: Path, tied: bool) ->
     _save_plain(base, tied)
     model, words = load_model(base)
     tokens = FunctionalTokens.add(words, Grammar.default())
-    add_rows(model, words, tokens)
+    initialize_token_embeddings(model, words, tokens)
     config = LoraConfig(
         r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
-        trainable_token_indices=token_row_targets(model, tokens),
+        trainable_token_indices=trainable_token_indices(model, tokens),
     )  # fmt: skip
     tuned = get_peft_model(model, config)
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=0.05)
@@ -155,12 +199,12 @@ def test_an_adapter_of_rank_8_is_small(tmp_path: Path) -> None:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     tokens = FunctionalTokens.add(words, Grammar.default())
-    add_rows(model, words, tokens)
+    initialize_token_embeddings(model, words, tokens)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     assert size > 500e6
     adapter = LoraConfig(
         r=8, target_modules="all-linear", task_type="CAUSAL_LM",
-        trainable_token_indices=token_row_targets(model, tokens),
+        trainable_token_indices=trainable_token_indices(model, tokens),
     )  # fmt: skip
     get_peft_model(model, adapter).save_pretrained(tmp_path, save_embedding_layers=False)
     words.save_pretrained(tmp_path)

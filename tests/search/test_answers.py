@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,22 +14,30 @@ from rftt import (
     Grammar,
     MathVerifier,
     Problem,
-    Reply,
+    SearchConfig,
     SearchTree,
-    Segment,
-    TabularPolicy,
-    UncertaintyForking,
+    State,
+    Step,
     Verdict,
     majority,
-    most_valuable,
-    mutually_consistent,
     run_search,
 )  # fmt: skip
+from rftt.search.answers.consistency import mutually_consistent
+from rftt.search.answers.voting import (
+    answered,
+    best,
+    group_answers,
+    most_valuable,
+    same_text,
+    weighted,
+)
+from rftt.search.strategies import UncertaintyForking
+from rftt.testing.finite.tabular import Reply, TabularPolicy
 from tests.models import functional_policy
 
 
-def _step(function: str, text: str, is_final: bool = False) -> Segment:
-    return Segment(function, text, (1,), (-0.1,), (True,), is_final=is_final)
+def _step(function: str, text: str, terminal: bool = False) -> Step:
+    return Step(function, text, (1,), (-0.1,), (True,), terminal=terminal)
 
 
 def test_most_valuable_follows_the_values() -> None:
@@ -35,7 +45,7 @@ def test_most_valuable_follows_the_values() -> None:
     poor = tree.attach(0, _step("next_step", "a"))
     good = tree.attach(0, _step("next_step", "b"))
     for parent, answer, score in ((poor, "7", 1.0), (poor, "8", 0.0), (good, "9", 0.9)):
-        end = tree.attach(parent, _step("output", answer, is_final=True))
+        end = tree.attach(parent, _step("output", answer, terminal=True))
         tree.verdict[end] = Verdict(score, answer)
         tree.backup(end, score)
     # The mean below "a" is 0.5, below "b" 0.9, although the single best score is below "a".
@@ -55,8 +65,8 @@ def _table(second: str) -> dict[tuple[str, ...], list[Reply]]:
 def test_a_second_policy_can_overturn_the_vote() -> None:
     grammar = Grammar.default()
     (tree,) = run_search(
-        [Problem("p", "?")], BestOfN(30), TabularPolicy(grammar, _table("2")), MathVerifier(),
-        budget=Budget(rollouts=30),
+        [Problem("p", "?")], BestOfN(), TabularPolicy(grammar, _table("2")), MathVerifier(),
+        SearchConfig(Budget(rollouts=30)),
     )  # fmt: skip
     assert majority(tree) == "1"
     disagrees = _table("2") | {("wrong",): [Reply("output", "\\boxed{5}", 1.0)]}
@@ -73,20 +83,98 @@ def test_the_share_that_is_shown_is_checked() -> None:
         mutually_consistent([], policy, MathVerifier(), kept=1.0)
 
 
+def _voted(answers: list[str]) -> SearchTree:
+    tree = SearchTree(Problem("p", "?", "7"), Grammar.default())
+    for number, answer in enumerate(answers):
+        node = tree.attach(0, _step("next_step", str(number), terminal=True))
+        tree.verdict[node] = Verdict(None, answer)
+        tree.backup(node, None)
+    return tree
+
+
+def test_equal_answers_vote_together_without_gold() -> None:
+    tree = _voted(["3", "1/2", "3", "0.5", "\\frac{2}{4}"])
+    assert majority(tree) == "3"
+    assert majority(tree, MathVerifier().equivalent) == "1/2", "as it was first written"
+
+
+@given(st.lists(st.integers(0, 20), max_size=12))
+def test_groups_are_the_classes_of_the_equivalence(numbers: list[int]) -> None:
+    tree = _voted([str(number) for number in numbers])
+
+    def same_remainder(a: str, b: str) -> bool:
+        return int(a) % 3 == int(b) % 3
+
+    groups = group_answers(answered(tree), same_remainder)
+    assert sorted(pair for group in groups for pair in group) == sorted(answered(tree))
+    assert [int(group[0][1]) % 3 for group in groups] == list(dict.fromkeys(n % 3 for n in numbers))
+    assert all(same_remainder(group[0][1], answer) for group in groups for _, answer in group)
+    sizes = [len(group) for group in groups]
+    expected = groups[sizes.index(max(sizes))][0][1] if groups else None
+    assert majority(tree, same_remainder) == expected
+
+
+def test_what_was_not_judged_does_not_vote() -> None:
+    tree = _voted(["1", "2", "1"])
+    for number in range(3):
+        tree.backup(tree.attach(0, _step("next_step", f"cut {number}", terminal=True)), None)
+    assert [answer for _, answer in answered(tree)] == ["1", "2", "1"]
+    assert majority(tree) == "1"
+
+
+def test_each_choice_returns_the_first_text_of_its_group() -> None:
+    tree = _voted(["0.5", "3", "1/2"])
+    tree.verdict[3] = Verdict(1.0, "1/2")
+    tree.backup(3, 1.0)
+    equivalent = MathVerifier().equivalent
+    assert best(tree) == most_valuable(tree) == "1/2"
+    assert best(tree, equivalent) == most_valuable(tree, equivalent) == "0.5"
+    assert weighted(tree, lambda _, node: float(node == 2), equivalent) == "3"
+
+
+class _Counts(MathVerifier):
+    calls = 0
+
+    def judge(self, states: Sequence[State]) -> list[Verdict]:
+        type(self).calls += 1
+        return super().judge(states)
+
+
+def test_a_second_opinion_takes_one_verifier_call_and_goes_by_equivalence() -> None:
+    policy = TabularPolicy(Grammar.default(), _table("1/2"))
+    trees = run_search(
+        [Problem(f"p{i}", "?") for i in range(4)], BestOfN(), policy, MathVerifier(),
+        SearchConfig(Budget(rollouts=20)),
+    )  # fmt: skip
+    table = _table("0.5") | {("wrong",): [Reply("output", "\\boxed{5}", 1.0)]}
+    assert {majority(tree) for tree in trees} == {"1"}
+    second = TabularPolicy(Grammar.default(), table)
+    assert mutually_consistent(trees, second, _Counts()) == ["1/2"] * 4
+    assert _Counts.calls == 1
+
+
+def test_an_undecided_comparison_keeps_answers_apart() -> None:
+    tree = _voted(["a", "b", "b"])
+    assert weighted(tree, lambda _, node: 1.0, lambda a, b: None) == "b"
+    assert same_text(" a", "a ")
+    assert best(tree) == "a"
+
+
 @given(st.integers(0, 5))
 def test_forks_keep_what_came_before_the_fork(seed: int) -> None:
     (tree,) = run_search(
-        [Problem("p", "1+1", "2")], UncertaintyForking(roots=2, at_once=3, most=14),
-        functional_policy(seed=1), MathVerifier(), budget=Budget(rollouts=14), seed=seed, max_tokens=24,
+        [Problem("p", "1+1", "2")], UncertaintyForking(roots=2, forks_per_round=3),
+        functional_policy(seed=1), MathVerifier(),
+        SearchConfig(Budget(rollouts=14), seed=seed, max_tokens=24),
     )  # fmt: skip
     forked = 0
     for node in range(1, len(tree)):
-        segment = tree.segment[node]
-        assert segment is not None
-        kept = segment.chosen.index(True) if True in segment.chosen else len(segment.ids)
+        step = tree.step[node]
+        assert step is not None
+        kept = step.action_mask.index(True) if True in step.action_mask else len(step.ids)
         if kept:
             forked += 1
-            assert segment.chosen == (False,) * kept + (True,) * (len(segment.ids) - kept)
-            siblings = [tree.segment[n] for n in tree.children(tree.parent[node]) if n < node]
-            assert any(s is not None and s.ids[:kept] == segment.ids[:kept] for s in siblings)
+            assert step.action_mask == (False,) * kept + (True,) * (len(step.ids) - kept)
+            siblings = [tree.step[n] for n in tree.children[tree.parent[node]] if n < node]
+            assert any(s is not None and s.ids[:kept] == step.ids[:kept] for s in siblings)
     assert forked > 0

@@ -7,16 +7,26 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from hypothesis import given
 
-from rftt import SearchTree, Segment, TabularPolicy, Verdict, trees_to_arrow
-from rftt.search.arrow import SCHEMA
+from rftt import SearchTree, Step, Verdict
+from rftt.search.tree.arrow import SCHEMA, trees_to_arrow
+from rftt.testing.finite.tabular import TabularPolicy
 from tests.search.trees import searches
 
 Searched = tuple[TabularPolicy, list[SearchTree]]
 
 
-def _segment_of(row: dict[str, object]) -> Segment | None:
-    names = ("function", "text", "ids", "log_probs", "chosen", "is_final", "is_cut", "body_start")
-    return None if row["function"] is None else Segment(**{name: row[name] for name in names})  # type: ignore[arg-type]
+def _step_of(row: dict[str, object]) -> Step | None:
+    names = (
+        "function",
+        "text",
+        "ids",
+        "log_probs",
+        "action_mask",
+        "terminal",
+        "truncated",
+        "body_start",
+    )
+    return None if row["function"] is None else Step(**{name: row[name] for name in names})  # type: ignore[arg-type]
 
 
 @given(searches(most=3))
@@ -31,8 +41,8 @@ def test_the_trees_can_be_read_back_from_the_table(searched: Searched) -> None:
             row = next(rows)
             assert (row["tree"], row["problem_id"]) == (number, tree.problem.id)
             assert (row["node"], row["text"]) == (node, tree.text(node))
-            assert _segment_of(row) == tree.segment[node]
-            for name in ("parent", "depth", "visits", "ended", "judged", "total", "closed"):
+            assert _step_of(row) == tree.step[node]
+            for name in ("parent", "depth", "visits", "ended", "value_count", "value_sum", "exhausted"):
                 assert row[name] == getattr(tree, name)[node]
             assert row["value"] == tree.value(node)
             verdict = tree.verdict[node] or Verdict(None)

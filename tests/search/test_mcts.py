@@ -13,21 +13,21 @@ from rftt import (
     MCTS,
     Budget,
     Grammar,
-    GumbelMCTS,
     MathVerifier,
     Problem,
-    Reply,
+    SearchConfig,
     Searcher,
     SearchTree,
-    Segment,
-    TabularPolicy,
-    best,
+    Step,
     run_search,
-)  # fmt: skip
-from rftt.search.contract import check_searcher
-from rftt.search.mcts import Dirichlet
-from rftt.search.schedules import Exponential, Linear, Widening
-from rftt.search.selection import between_siblings, puct, uct
+)
+from rftt.search.answers.voting import best
+from rftt.search.strategies import GumbelMCTS
+from rftt.search.strategies.mcts import Dirichlet
+from rftt.search.strategies.schedules import Exponential, Linear, Widening
+from rftt.search.strategies.selection import puct, qtransform_by_parent_and_siblings, uct
+from rftt.testing import check_searcher
+from rftt.testing.finite.tabular import Reply, TabularPolicy
 from tests.strategies import policies, problems
 
 
@@ -44,11 +44,11 @@ from tests.strategies import policies, problems
     ],
 )
 def test_uct_score(value: float, visits: int, parent: int, c: float, expected: float) -> None:
-    assert uct(value, visits, parent, 1.0, c) == pytest.approx(expected, abs=1e-12)
+    assert uct([value], [visits], parent, [1.0], c) == [pytest.approx(expected, abs=1e-12)]
 
 
 def test_an_unvisited_child_is_never_starved() -> None:
-    assert uct(0.0, 0, 10_000, 1.0, 0.01) == math.inf
+    assert uct([0.0], [0], 10_000, [1.0], 0.01) == [math.inf]
 
 
 def _leaves(policy: TabularPolicy) -> int:
@@ -65,13 +65,17 @@ def _has_right_leaf(policy: TabularPolicy) -> bool:
 
 @given(policies(unique=True), st.sampled_from([0.0, 1.0, 1e6]), st.integers(1, 3))
 def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
-    policy: TabularPolicy, exploration: float, parallel: int
+    policy: TabularPolicy, exploration: float, simulations: int
 ) -> None:
-    searcher = MCTS(exploration=exploration, parallel=parallel)
+    searcher = MCTS(exploration=exploration, simulations_per_round=simulations)
     (tree,) = run_search(
-        problems(), searcher, policy, MathVerifier(), budget=Budget(rollouts=1000), max_depth=6
+        problems(),
+        searcher,
+        policy,
+        MathVerifier(),
+        SearchConfig(Budget(rollouts=1000), max_depth=6),
     )
-    assert tree.samples == _leaves(policy), "each leaf once: a finished subtree is not searched again"
+    assert tree.rollouts == _leaves(policy), "each leaf once: a finished subtree is not searched again"
     assert (best(tree) == "1") == _has_right_leaf(policy)
 
 
@@ -79,11 +83,11 @@ def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
     "searcher",
     [
         MCTS(selection=puct),
-        MCTS(exploration=Linear(2.0, 0.0, 10), parallel=2),
-        MCTS(exploration=Exponential(2.0, 0.1, 10), values=between_siblings),
+        MCTS(exploration=Linear(2.0, 0.0, 10), simulations_per_round=2),
+        MCTS(exploration=Exponential(2.0, 0.1, 10), qtransform=qtransform_by_parent_and_siblings),
         MCTS(widening=Widening(1.0, 0.5)),
         MCTS(selection=puct, noise=Dirichlet()),
-        GumbelMCTS(simulations=1000),
+        GumbelMCTS(),
     ],
     ids=lambda searcher: type(searcher).__name__,
 )
@@ -98,10 +102,10 @@ def test_functions_are_tried_in_order_of_the_prior() -> None:
     ]  # fmt: skip
     policy = TabularPolicy(Grammar.default(), {(): replies})
     (tree,) = run_search(
-        [Problem("p", "?", "1")], MCTS(), policy, MathVerifier(), budget=Budget(rollouts=10)
+        [Problem("p", "?", "1")], MCTS(), policy, MathVerifier(), SearchConfig(Budget(rollouts=10))
     )
-    assert [tree.text(node) for node in tree.children(0)] == ["n", "s", "a", "c"]
-    assert tree.samples == 4, "a finished tree is not searched again"
+    assert [tree.text(node) for node in tree.children[0]] == ["n", "s", "a", "c"]
+    assert tree.rollouts == 4, "a finished tree is not searched again"
 
 
 @pytest.mark.parametrize("c", [0.0, 1e6])
@@ -109,13 +113,13 @@ def test_exploration_runs_from_greedy_to_uniform(c: float) -> None:
     tree = SearchTree(Problem("p", "?", "1"), Grammar.default())
     scores = {}
     for name, score in (("poor", 0.1), ("good", 0.9), ("fair", 0.5)):
-        node = tree.attach(0, Segment("next_step", name, (1,), (0.0,), (True,), is_final=False))
+        node = tree.attach(0, Step("next_step", name, (1,), (0.0,), (True,), terminal=False))
         tree.backup(node, score)
         scores[node] = score
-    searcher = MCTS(openers="sampled", width=3, exploration=c)
+    searcher = MCTS(expansion="sample", width=3, exploration=c)
     for _ in range(60):
-        (wish,) = searcher.ask(tree, Random(0))
-        tree.backup(wish.node, scores[wish.node])
+        (expansion,) = searcher.ask(tree, Random(0))
+        tree.backup(expansion.node, scores[expansion.node])
     visits = [tree.visits[node] for node in scores]
     assert visits == ([1, 61, 1] if c == 0 else [21, 21, 21])
 
@@ -123,10 +127,10 @@ def test_exploration_runs_from_greedy_to_uniform(c: float) -> None:
 def test_simulations_of_one_round_spread() -> None:
     tree = SearchTree(Problem("p", "?", "1"), Grammar.default())
     for name in "ab":
-        node = tree.attach(0, Segment("next_step", name, (1,), (0.0,), (True,), is_final=False))
+        node = tree.attach(0, Step("next_step", name, (1,), (0.0,), (True,), terminal=False))
         tree.backup(node, 0.5)
-    wishes = MCTS(openers="sampled", width=2, parallel=4).ask(tree, Random(0))
-    assert sorted(wish.node for wish in wishes) == [1, 1, 2, 2]
+    expansions = MCTS(expansion="sample", width=2, simulations_per_round=4).ask(tree, Random(0))
+    assert sorted(expansion.node for expansion in expansions) == [1, 1, 2, 2]
 
 
 def test_discount() -> None:
@@ -137,6 +141,10 @@ def test_discount() -> None:
     }
     policy = TabularPolicy(Grammar.default(), replies)
     (tree,) = run_search(
-        [Problem("p", "?", "1")], MCTS(discount=0.5), policy, MathVerifier(), budget=Budget(rollouts=1)
+        [Problem("p", "?", "1")],
+        MCTS(discount=0.5),
+        policy,
+        MathVerifier(),
+        SearchConfig(Budget(rollouts=1)),
     )
     assert [tree.value(node) for node in (3, 2, 1, 0)] == [1.0, 0.5, 0.25, 0.125]

@@ -18,39 +18,38 @@ from rftt import (
     Grammar,
     MathVerifier,
     Problem,
+    SearchConfig,
     SearchTree,
-    Segment,
-    TabularPolicy,
+    Step,
     Verdict,
-    commit_to,
-    merge,
+    resume_search,
 )
-from rftt.search.answers import answered
-from rftt.search.engine import grow
-from rftt.search.storage import tree_from_json, tree_to_json
+from rftt.search.answers.voting import answered
+from rftt.search.tree.merge import commit_to, merge
+from rftt.search.tree.storage import tree_from_json, tree_to_json
+from rftt.testing.finite.tabular import TabularPolicy
 from tests.search.trees import searches
 from tests.strategies import searchers
 
 Searched = tuple[TabularPolicy, list[SearchTree]]
-Step = tuple[str, tuple[int, ...]]
-Path = tuple[Step, ...]
+Path = tuple[tuple[str, tuple[int, ...]], ...]
 
 mcts = st.builds(
-    MCTS, openers=st.sampled_from(["ranked", "sampled"]), width=st.integers(1, 3),
-    parallel=st.integers(1, 3), discount=st.sampled_from([1.0, 0.9]),
+    MCTS, expansion=st.sampled_from(["enumerate", "sample"]), width=st.integers(1, 3),
+    simulations_per_round=st.integers(1, 3), discount=st.sampled_from([1.0, 0.9]),
 )  # fmt: skip
 
 
 def _path(tree: SearchTree, node: int) -> Path:
-    return tuple((step.function, step.ids) for step in tree.solution(node).steps)
+    return tuple((step.function, step.ids) for step in tree.state(node).steps)
 
 
 def _figures(*trees: SearchTree) -> dict[Path, tuple[float, ...]]:
-    """Visits, ended, judged and total by path, summed over all nodes of that path."""
+    """Visits, ended, value_count and value_sum by path, summed over all nodes of that path."""
     sums: dict[Path, tuple[float, ...]] = defaultdict(lambda: (0, 0, 0, 0.0))
     for tree in trees:
         for node in range(len(tree)):
-            figures = (tree.visits[node], tree.ended[node], tree.judged[node], tree.total[node])
+            figures = (tree.visits[node], tree.ended[node], tree.value_count[node], tree.value_sum[node])
             path = _path(tree, node)
             sums[path] = tuple(a + b for a, b in zip(sums[path], figures, strict=True))
     return dict(sums)
@@ -62,8 +61,8 @@ def _same(a: dict[Path, tuple[float, ...]], b: dict[Path, tuple[float, ...]]) ->
     )
 
 
-def _closed(tree: SearchTree) -> dict[Path, bool]:
-    return {_path(tree, node): tree.closed[node] for node in range(len(tree))}
+def _exhausted(tree: SearchTree) -> dict[Path, bool]:
+    return {_path(tree, node): tree.exhausted[node] for node in range(len(tree))}
 
 
 def _votes(*trees: SearchTree) -> Counter[str]:
@@ -80,12 +79,12 @@ def _has_twins(tree: SearchTree) -> bool:
 
 def _check_structure(tree: SearchTree) -> None:
     for node in range(len(tree)):
-        below = tree.children(node)
+        below = tree.children[node]
         assert tree.visits[node] == tree.ended[node] + sum(tree.visits[child] for child in below)
         assert all(child > node and tree.parent[child] == node for child in below)
         assert all(tree.depth[child] == tree.depth[node] + 1 <= tree.max_depth for child in below)
         assert not (tree.is_terminal(node) and below)
-        assert tree.grammar.violation([step.function for step in tree.solution(node).steps]) is None
+        assert tree.grammar.violation([step.function for step in tree.state(node).steps]) is None
     assert _without_memo(tree_from_json(tree_to_json(tree))) == _without_memo(tree)
 
 
@@ -98,7 +97,7 @@ def test_merging_adds_up_by_path_and_keeps_the_parts(searched: Searched) -> None
     assert not _has_twins(merged)
     assert _same(_figures(merged), _figures(*trees))
     assert _votes(merged) == _votes(*trees)
-    for name in ("samples", "rounds", "tokens"):
+    for name in ("rollouts", "rounds", "tokens"):
         assert getattr(merged, name) == sum(getattr(tree, name) for tree in trees)
     assert merged.memo == {}
     assert [tree_to_json(tree) for tree in trees] == before
@@ -120,19 +119,19 @@ def test_the_order_of_the_trees_does_not_matter(searched: Searched, rng: object)
     rng.shuffle(mixed)  # type: ignore[attr-defined]
     one, other = merge(trees), merge(mixed)
     assert _same(_figures(one), _figures(other))
-    assert _closed(one) == _closed(other)
+    assert _exhausted(one) == _exhausted(other)
     assert _votes(one) == _votes(other)
 
 
 @given(searches(most=4), st.integers(0, 4))
-def test_merging_bit_by_bit_is_merging_at_once(searched: Searched, cut: int) -> None:
+def test_merging_bit_by_bit_is_merging_together(searched: Searched, cut: int) -> None:
     _, trees = searched
     first, rest = trees[:cut], trees[cut:]
-    at_once, in_two = merge(trees), merge([merge(first), *rest] if first else rest)
-    assert _same(_figures(at_once), _figures(in_two))
-    assert _closed(at_once) == _closed(in_two)
-    assert at_once.segment == in_two.segment
-    assert at_once.verdict == in_two.verdict
+    together, in_two = merge(trees), merge([merge(first), *rest] if first else rest)
+    assert _same(_figures(together), _figures(in_two))
+    assert _exhausted(together) == _exhausted(in_two)
+    assert together.step == in_two.step
+    assert together.verdict == in_two.verdict
 
 
 @given(searches(most=3, by=mcts), mcts, st.integers(1, 8))
@@ -140,19 +139,27 @@ def test_a_search_goes_on_from_a_merged_tree(searched: Searched, searcher: MCTS,
     policy, trees = searched
     merged = merge(trees)
     for node in range(len(merged)):
-        assert not merged.closed[node] or all(merged.closed[child] for child in merged.children(node))
-    visits, samples = merged.visits[0], merged.samples
+        assert not merged.exhausted[node] or all(
+            merged.exhausted[child] for child in merged.children[node]
+        )
+    visits, rollouts = merged.visits[0], merged.rollouts
     was_done = searcher.is_done(merged)
-    grow([merged], searcher, policy, MathVerifier(), budget=Budget(rollouts=samples + more))
+    resume_search(
+        [merged],
+        searcher,
+        policy,
+        MathVerifier(),
+        SearchConfig(Budget(rollouts=rollouts + more), max_depth=merged.max_depth),
+    )
     _check_structure(merged)
-    assert merged.visits[0] - visits == merged.samples - samples
-    assert was_done or merged.samples > samples or merged.closed[0]
+    assert merged.visits[0] - visits == merged.rollouts - rollouts
+    assert was_done or merged.rollouts > rollouts or merged.exhausted[0]
 
 
-def _step(ids: tuple[int, ...], *, function: str = "next_step", **more: object) -> Segment:
+def _step(ids: tuple[int, ...], *, function: str = "next_step", **more: object) -> Step:
     size = len(ids)
-    given = {"text": "t", "log_probs": (-1.0,) * size, "chosen": (True,) * size, "is_final": False}
-    return Segment(function, ids=ids, **given | more)  # type: ignore[arg-type]
+    given = {"text": "t", "log_probs": (-1.0,) * size, "action_mask": (True,) * size, "terminal": False}
+    return Step(function, ids=ids, **given | more)  # type: ignore[arg-type]
 
 
 def _tree() -> SearchTree:
@@ -163,18 +170,18 @@ def test_what_a_merged_node_keeps() -> None:
     one, two = _tree(), _tree()
     a = one.attach(0, _step((1, 2)))
     one.verdict[a] = Verdict(None, reason="timed out")
-    one.close(a)
-    cut = two.attach(0, _step((1, 2), is_final=True, is_cut=True))
-    b = two.attach(0, _step((1, 2), chosen=(False, True), log_probs=(-9.0, -9.0)))
+    one.mark_exhausted(a)
+    cut = two.attach(0, _step((1, 2), terminal=True, truncated=True))
+    b = two.attach(0, _step((1, 2), action_mask=(False, True), log_probs=(-9.0, -9.0)))
     two.verdict[b] = Verdict(0.5, "3")
     two.prior[b] = {"output": -0.5}
     merged = merge([one, two])
     assert len(merged) == 3
-    assert merged.segment[a] == evolve(_step((1, 2)), chosen=(False, True))
+    assert merged.step[a] == evolve(_step((1, 2)), action_mask=(False, True))
     assert merged.verdict[a] == Verdict(0.5, "3")
     assert merged.prior[a] == {"output": -0.5}
-    assert not merged.closed[a]
-    assert merged.segment[2] == two.segment[cut]
+    assert not merged.exhausted[a]
+    assert merged.step[2] == two.step[cut]
     other_way = merge([two, one, two])
     assert other_way.verdict[2] == Verdict(0.5, "3")
     two.verdict[b] = Verdict(None, reason="server down")
@@ -221,19 +228,19 @@ def test_committing_keeps_what_is_below_and_the_way_there(
     here = tree.depth[node]
     _check_structure(kept)
     assert kept.path(here) == list(range(1, here + 1))
-    assert kept.solution(here) == tree.solution(node)
+    assert kept.state(here) == tree.state(node)
     for above in range(here):
         assert (kept.visits[above], kept.ended[above]) == (tree.visits[node], 0)
-        assert (kept.closed[above], kept.verdict[above]) == (not tree.is_open(node), None)
+        assert (kept.exhausted[above], kept.verdict[above]) == (not tree.is_open(node), None)
     below = [n for n in range(len(tree)) if node in (0, *tree.path(n))]
     assert len(kept) == here + len(below)
     for new, old in zip(range(here, len(kept)), below, strict=True):
-        assert kept.solution(new) == tree.solution(old)
-        for name in ("visits", "ended", "judged", "total", "prior", "verdict"):
+        assert kept.state(new) == tree.state(old)
+        for name in ("visits", "ended", "value_count", "value_sum", "prior", "verdict"):
             assert getattr(kept, name)[new] == getattr(tree, name)[old]
         if old != node:
-            assert kept.closed[new] == tree.closed[old]
-    assert (kept.samples, kept.rounds, kept.tokens) == (tree.samples, tree.rounds, tree.tokens)
+            assert kept.exhausted[new] == tree.exhausted[old]
+    assert (kept.rollouts, kept.rounds, kept.tokens) == (tree.rollouts, tree.rounds, tree.tokens)
     assert tree_to_json(tree) == before
 
 
@@ -249,9 +256,9 @@ def test_the_chain_has_the_totals_of_the_rollouts_through_the_step(
 ) -> None:
     _, [tree] = searched
     backed_up = SearchTree(tree.problem, tree.grammar, tree.max_depth)
-    for segment, parent in zip(tree.segment[1:], tree.parent[1:], strict=True):
-        assert segment is not None
-        backed_up.attach(parent, segment)
+    for step, parent in zip(tree.step[1:], tree.parent[1:], strict=True):
+        assert step is not None
+        backed_up.attach(parent, step)
     node = data.draw(st.integers(0, len(tree) - 1))
     through = copy.deepcopy(backed_up)
     for end in tree.ends():
@@ -262,8 +269,11 @@ def test_the_chain_has_the_totals_of_the_rollouts_through_the_step(
                 through.backup(end, verdict.score if verdict else None, discount=discount)
     kept = commit_to(backed_up, node, discount=discount)
     for new, old in enumerate([0, *tree.path(node)]):
-        assert (kept.visits[new], kept.judged[new]) == (through.visits[old], through.judged[old])
-        assert math.isclose(kept.total[new], through.total[old], abs_tol=1e-9)
+        assert (kept.visits[new], kept.value_count[new]) == (
+            through.visits[old],
+            through.value_count[old],
+        )
+        assert math.isclose(kept.value_sum[new], through.value_sum[old], abs_tol=1e-9)
 
 
 @given(searches(by=searchers), st.data())
@@ -273,15 +283,21 @@ def test_a_search_goes_on_below_the_step_it_committed_to(
     policy, [tree] = searched
     node = data.draw(st.integers(0, len(tree) - 1))
     kept = commit_to(tree, node)
-    here, visits, samples = tree.depth[node], kept.visits[0], kept.samples
-    was_open = not kept.closed[0]
+    here, visits, rollouts = tree.depth[node], kept.visits[0], kept.rollouts
+    was_open = not kept.exhausted[0]
     searcher = data.draw(searchers)
-    grow([kept], searcher, policy, MathVerifier(), budget=Budget(rollouts=samples + 6))
+    resume_search(
+        [kept],
+        searcher,
+        policy,
+        MathVerifier(),
+        SearchConfig(Budget(rollouts=rollouts + 6), max_depth=kept.max_depth),
+    )
     _check_structure(kept)
-    assert kept.visits[0] - visits == kept.samples - samples
-    assert all(len(kept.children(above)) == 1 for above in range(here))
-    if isinstance(searcher, MCTS) and was_open and kept.is_open(here) and not kept.children(here):
-        assert kept.samples > samples
+    assert kept.visits[0] - visits == kept.rollouts - rollouts
+    assert all(len(kept.children[above]) == 1 for above in range(here))
+    if isinstance(searcher, MCTS) and was_open and kept.is_open(here) and not kept.children[here]:
+        assert kept.rollouts > rollouts
 
 
 @pytest.mark.parametrize("node", [-1, 1])

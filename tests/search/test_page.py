@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image
 
-from rftt import SearchTree, Segment, page, save_page
-from rftt.search.view import hues
+from rftt import SearchTree, Step
+from rftt.search.view.colors import colors
+from rftt.search.view.page import page, save_page
 from tests.search.trees import HOSTILE, grown
 
 
@@ -53,10 +54,12 @@ def test_no_text_leaves_the_data(texts: list[str]) -> None:
     assert hostile.scripts[1] == plain.scripts[1]
     data = json.loads(hostile.scripts[0])
     assert data["text"] == [tree.text(node) for node in range(len(tree))]
-    assert data["function"] == [s and s.function for s in tree.segment]
+    assert data["function"] == [s and s.function for s in tree.step]
     assert [v and v["answer"] for v in data["verdict"]] == [v and v.answer for v in tree.verdict]
-    for name in ("parent", "visits", "ended", "judged", "closed"):
+    for name in ("parent", "visits", "ended", "value_count", "exhausted"):
         assert data[name] == list(getattr(tree, name))
+    assert data["truncated"] == [s is not None and s.truncated for s in tree.step]
+    assert data["actions"] == [sum(s.action_mask) if s else 0 for s in tree.step]
     assert data["value"] == [tree.value(node) for node in range(len(tree))]
 
 
@@ -68,8 +71,8 @@ def test_the_page_loads_nothing() -> None:
 
 def test_text_that_has_no_utf8_and_figures_that_have_no_json_can_be_saved(tmp_path: Path) -> None:
     tree = grown(["broken \ud800 bytes", "fine"])
-    tree.total[0] = float("nan")
-    tree.total[3] = float("inf")
+    tree.value_sum[0] = float("nan")
+    tree.value_sum[3] = float("inf")
     save_page(tmp_path / "tree.html", tree)
     data = json.loads(_read((tmp_path / "tree.html").read_text(encoding="utf-8")).scripts[0])
     assert data["text"][1] == "broken \ud800 bytes"
@@ -146,14 +149,14 @@ def _drawn(tmp_path: Path, path: Path, place: str = "") -> _Rows:
 
 def _check_rows(tree: SearchTree, rows: _Rows) -> None:
     for node, row in rows.rows.items():
-        segment, value, verdict = tree.segment[node], tree.value(node), tree.verdict[node]
-        assert row["function"] == (segment.function if segment else "question")
+        step, value, verdict = tree.step[node], tree.value(node), tree.verdict[node]
+        assert row["function"] == (step.function if step else "question")
         assert row.get("text", "") == tree.text(node)
         assert row["visits"] == str(tree.visits[node])
         assert (row["value"] == "\u2013") if value is None else abs(float(row["value"]) - value) < 0.006
         if verdict is not None:
             assert row["end"] == (
-                verdict.answer or ("cut short" if segment and segment.is_cut else "no answer")
+                verdict.answer or ("truncated" if step and step.truncated else "no answer")
             )
             assert ("score" in row) == (verdict.score is not None)
 
@@ -170,7 +173,7 @@ def test_a_tree_page_opened_in_headless_chromium_shows_what_the_tree_holds(tmp_p
     assert rows.seen.strip().startswith("p </title>: What? a")
     for name in tree.grammar.functions:
         assert name in rows.seen
-    assert "cut short1 rollout" in rows.seen
+    assert "truncated1 rollout" in rows.seen
     for answer in (verdict.answer for verdict in tree.verdict if verdict and verdict.answer):
         assert f"{answer}1 rollout" in rows.seen
 
@@ -183,7 +186,7 @@ def test_an_address_can_name_a_step(tmp_path: Path) -> None:
     panel = seen[seen.index("Path to step 3") :]
     assert "analysis1 visit1.00twobeside it" in panel
     assert "next_step 90.5%subquestion 9.1%direct_answer 0.0%" in panel
-    assert "1 token, 1 chosen by the policy" in panel
+    assert "1 token, 1 sampled by the policy" in panel
 
 
 @in_chromium
@@ -197,7 +200,7 @@ def test_a_tree_page_is_in_colour(tmp_path: Path) -> None:
     )  # fmt: skip
     pixels = image.imread(picture)[..., :3].reshape(-1, 3)
     for function in ("analysis", "next_step"):
-        fill = colorsys.hls_to_rgb(hues(tree.grammar)[function] / 360, 0.91, 0.80)
+        fill = colorsys.hls_to_rgb(colors(tree.grammar)[function] / 360, 0.91, 0.80)
         assert (abs(pixels - fill).max(axis=1) < 0.02).sum() > 200, function
 
 
@@ -206,7 +209,7 @@ def test_a_large_tree_is_folded_and_can_be_unfolded(tmp_path: Path) -> None:
     tree = grown([f"text {number}" for number in range(120)])
     for node in range(1, 240, 2):
         for _ in range(10):
-            tree.attach(node, Segment("subquestion", "more", [1], [0.0], [True], False))
+            tree.attach(node, Step("subquestion", "more", [1], [0.0], [True], False))
     save_page(tmp_path / "tree.html", tree)
     rows = _drawn(tmp_path, tmp_path / "tree.html")
     assert 100 < len(rows.rows) < 300 < len(tree)

@@ -12,11 +12,11 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftt.search.best_of_n import majority_confidence
-from rftt.search.gumbel import halving_plan, mixed_value
-from rftt.search.particles import systematic
-from rftt.search.schedules import Exponential, Linear, Widening
-from rftt.search.selection import as_it_is, between_siblings, puct
+from rftt.search.strategies.best_of_n import majority_confidence
+from rftt.search.strategies.gumbel import considered_visits, mixed_value
+from rftt.search.strategies.particles import systematic
+from rftt.search.strategies.schedules import Exponential, Linear, Widening
+from rftt.search.strategies.selection import puct, qtransform_by_parent_and_siblings, qtransform_identity
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,19 @@ from rftt.search.selection import as_it_is, between_siblings, puct
     ],
 )
 def test_puct(value: float, visits: int, parent: int, prior: float, c: float, expected: float) -> None:
-    assert puct(value, visits, parent, prior, c) == pytest.approx(expected, abs=1e-12)
+    assert puct([value], [visits], parent, [prior], c) == [pytest.approx(expected, abs=1e-12)]
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=6))
-def test_value_transforms(values: list[float]) -> None:
+def test_qtransforms(values: list[float]) -> None:
     low, high = min(values), max(values)
-    assert [as_it_is(value, low, high) for value in values] == values
-    scaled = [between_siblings(value, low, high) for value in values]
+    assert qtransform_identity(values, low) == values
+    scaled = qtransform_by_parent_and_siblings(values, values[0])
     assert all(0 <= value <= 1 for value in scaled)
     assert {0.0, 1.0} <= set(scaled) if low < high else set(scaled) == {0.0}
     assert [scaled[i] for i in sorted(range(len(values)), key=values.__getitem__)] == sorted(scaled)
-    # From 2 to 10: 4 lies a quarter of the way.
-    assert between_siblings(4.0, 2.0, 10.0) == 0.25
+    # From 2 to 10: 4 lies a quarter of the way. The parent, 2, is the least.
+    assert qtransform_by_parent_and_siblings([4.0, 10.0], 2.0) == [0.25, 1.0]
 
 
 def test_schedules_and_widening() -> None:
@@ -63,18 +63,18 @@ def test_majority_confidence_is_the_mass_of_a_beta_above_one_half(first: int, se
     assert majority_confidence(first, second) == pytest.approx(float(above / whole), abs=1e-12)
 
 
-def test_halving_plan() -> None:
+def test_considered_visits() -> None:
     # Four actions, 16 simulations, two phases of eight: 2 visits for each of 4, then 4 for each of 2.
-    assert halving_plan(4, 16) == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2
-    assert halving_plan(1, 3) == [0, 1, 2]
-    assert halving_plan(8, 5) == [0] * 5
+    assert considered_visits(4, 16) == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2
+    assert considered_visits(1, 3) == [0, 1, 2]
+    assert considered_visits(8, 5) == [0] * 5
 
 
 @given(st.integers(1, 16), st.integers(1, 64))
-def test_halving_plan_can_be_followed(actions: int, simulations: int) -> None:
+def test_considered_visits_can_be_followed(actions: int, simulations: int) -> None:
     """There is always an action with as many visits as the plan wants."""
     visits = Counter(dict.fromkeys(range(actions), 0))
-    plan = halving_plan(actions, simulations)
+    plan = considered_visits(actions, simulations)
     assert len(plan) == simulations
     for wanted in plan:
         chosen = next(a for a in visits if visits[a] == wanted)

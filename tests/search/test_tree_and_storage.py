@@ -14,27 +14,25 @@ from rftt import (
     MathVerifier,
     Policy,
     Problem,
+    SearchConfig,
     Searcher,
     SearchTree,
-    Segment,
-    TabularPolicy,
+    Step,
     Verdict,
-    best,
-    load_trees,
     majority,
-    render,
+    resume_search,
     run_search,
-    save_trees,
-    weighted,
-)  # fmt: skip
-from rftt.search.engine import grow
+)
+from rftt.search.answers.voting import best, weighted
 from rftt.search.searcher import Expansion
-from rftt.search.storage import tree_to_json
+from rftt.search.tree.storage import load_trees, save_trees, tree_to_json
+from rftt.search.view.text import render
+from rftt.testing.finite.tabular import TabularPolicy
 from tests.strategies import policies, problems, searchers
 
 
-def _segment(function: str, *, text: str = "", is_final: bool = False) -> Segment:
-    return Segment(function, text, (1, 2), (-0.5, -0.25), (True, True), is_final)
+def _step(function: str, *, text: str = "", terminal: bool = False) -> Step:
+    return Step(function, text, (1, 2), (-0.5, -0.25), (True, True), terminal)
 
 
 def _tree(max_depth: int = 18) -> SearchTree:
@@ -44,14 +42,14 @@ def _tree(max_depth: int = 18) -> SearchTree:
 def test_attach_refuses_what_breaks_the_grammar_the_depth_or_an_end() -> None:
     tree = _tree(max_depth=2)
     with pytest.raises(ValueError, match="'output' may not follow node 0"):
-        tree.attach(0, _segment("output", is_final=True))
-    step = tree.attach(0, _segment("next_step"))
-    end = tree.attach(step, _segment("output", is_final=True))
+        tree.attach(0, _step("output", terminal=True))
+    step = tree.attach(0, _step("next_step"))
+    end = tree.attach(step, _step("output", terminal=True))
     with pytest.raises(ValueError, match="node 2 ended its solution"):
-        tree.attach(end, _segment("next_step"))
-    other = tree.attach(step, _segment("next_step"))
+        tree.attach(end, _step("next_step"))
+    other = tree.attach(step, _step("next_step"))
     with pytest.raises(ValueError, match="depth limit 2"):
-        tree.attach(other, _segment("next_step"))
+        tree.attach(other, _step("next_step"))
 
 
 @given(policies(), searchers, st.integers(0, 99))
@@ -59,7 +57,11 @@ def test_files_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, policy: TabularPolicy, searcher: Searcher, seed: int
 ) -> None:
     trees = run_search(
-        problems(3), searcher, policy, MathVerifier(), budget=Budget(rollouts=8), seed=seed, max_depth=6
+        problems(3),
+        searcher,
+        policy,
+        MathVerifier(),
+        SearchConfig(Budget(rollouts=8), seed=seed, max_depth=6),
     )
     path = tmp_path_factory.mktemp("trees") / "trees.jsonl"
     save_trees(path, trees)
@@ -80,7 +82,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def _answered(answers: list[tuple[str | None, float | None]]) -> SearchTree:
     tree = _tree()
     for answer, score in answers:
-        node = tree.attach(0, _segment("next_step"))
+        node = tree.attach(0, _step("next_step"))
         tree.verdict[node] = Verdict(score, answer)
         tree.backup(node, score)
     return tree
@@ -90,7 +92,7 @@ def test_choosing_an_answer() -> None:
     tree = _answered([("1", 0.2), ("2", 0.9), ("1", 0.3), (None, None), ("3", None)])
     assert majority(tree) == "1"
     assert best(tree) == "2"
-    assert weighted(tree, lambda t, n: t.total[n]) == "2"
+    assert weighted(tree, lambda t, n: t.value_sum[n]) == "2"
     assert majority(_answered([(None, None)])) is None
     assert best(_answered([])) is None
 
@@ -98,56 +100,49 @@ def test_choosing_an_answer() -> None:
 def test_two_problems_with_one_id_are_refused() -> None:
     twins = [Problem("same", "a?", "1"), Problem("same", "b?", "2")]
     with pytest.raises(ValueError, match="share the id 'same'"):
-        run_search(twins, _Asks([]), _NoPolicy(), MathVerifier(), budget=Budget(rollouts=1))
+        run_search(twins, _Asks([]), _NoPolicy(), MathVerifier(), SearchConfig(Budget(rollouts=1)))
 
 
 class _NoPolicy(Policy):
     grammar = Grammar.default()
 
-    def __init__(self, reply: list[Segment] | None = None) -> None:
+    def __init__(self, reply: list[Step] | None = None) -> None:
         self.reply = reply or []
 
     def prior(self, states: object) -> list[object]:  # type: ignore[override]
         return []
 
-    def extend(self, requests: object) -> list[list[Segment]]:  # type: ignore[override]
+    def extend(self, requests: object) -> list[list[Step]]:  # type: ignore[override]
         return [self.reply]
 
 
 class _Asks(Searcher):
     """Asks for what it is given."""
 
-    def __init__(self, wishes: list[Expansion]) -> None:
-        self.wishes = wishes
+    def __init__(self, expansions: list[Expansion]) -> None:
+        self.expansions = expansions
 
     def ask(self, tree: SearchTree, rng: object) -> list[Expansion]:
-        return self.wishes
+        return self.expansions
 
 
-def test_the_engine_refuses_bad_wishes_and_bad_replies() -> None:
-    closed = _tree()
-    closed.close(0)
-    problem = closed.problem
+def test_the_engine_refuses_bad_expansions_and_bad_completions() -> None:
+    def search(expansion: Expansion, reply: list[Step], trees: list[SearchTree] | None = None) -> None:
+        resume_search(
+            trees or [_tree()], _Asks([expansion]), _NoPolicy(reply), MathVerifier(),
+            SearchConfig(Budget(rollouts=1)),
+        )  # fmt: skip
 
-    def search(wish: Expansion, reply: list[Segment], trees: list[SearchTree] | None = None) -> None:
-        grow(
-            trees or [_tree()],
-            _Asks([wish]),
-            _NoPolicy(reply),
-            MathVerifier(),
-            budget=Budget(rollouts=1),
-        )
-
-    two = [_segment("next_step"), _segment("next_step")]
-    with pytest.raises(ValueError, match="asked for one"):
+    two = [_step("next_step"), _step("next_step")]
+    with pytest.raises(ValueError, match="has 2 steps; asked for 1 to 1"):
         search(Expansion(0, until="step"), two)
     with pytest.raises(ValueError, match="opens with 'next_step'; asked for 'analysis'"):
         search(Expansion(0, function="analysis"), two)
     with pytest.raises(ValueError, match="0 steps"):
         search(Expansion(0), [])
     tree = _tree()
-    tree.attach(0, _segment("next_step", is_final=True))
-    with pytest.raises(ValueError, match=f"node 1 of '{problem.id}', which is terminal"):
+    tree.attach(0, _step("next_step", terminal=True))
+    with pytest.raises(ValueError, match="node 1 of 'p', but it is terminal"):
         search(Expansion(1), two, [tree])
 
 
@@ -158,9 +153,9 @@ def test_watching_and_stopping() -> None:
         seen.append(finished)
         return len(seen) < 3
 
-    reply = [_segment("next_step", is_final=True)]
-    (tree,) = grow(
-        [_tree()], _Asks([Expansion(0)]), _NoPolicy(reply), MathVerifier(), budget=Budget(rollouts=99),
-        on_round=stop_at_three,
+    reply = [_step("next_step", terminal=True)]
+    (tree,) = resume_search(
+        [_tree()], _Asks([Expansion(0)]), _NoPolicy(reply), MathVerifier(),
+        SearchConfig(Budget(rollouts=99)), on_round=stop_at_three,
     )  # fmt: skip
     assert tree.rounds == tree.visits[0] == 3

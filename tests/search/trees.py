@@ -10,13 +10,14 @@ from rftt import (
     Grammar,
     MathVerifier,
     Problem,
+    SearchConfig,
     Searcher,
     SearchTree,
-    Segment,
-    TabularPolicy,
+    Step,
     Verdict,
     run_search,
 )
+from rftt.testing.finite.tabular import TabularPolicy
 from tests.strategies import policies, problems, searchers
 
 MAX_DEPTH = 6
@@ -36,7 +37,7 @@ def searched(policy: TabularPolicy, searcher: Searcher, seed: int, rollouts: int
     """One search of the one problem there is."""
     (tree,) = run_search(
         problems(1), searcher, policy, MathVerifier(),
-        budget=Budget(rollouts=rollouts), seed=seed, max_depth=MAX_DEPTH,
+        SearchConfig(Budget(rollouts=rollouts), seed=seed, max_depth=MAX_DEPTH),
     )  # fmt: skip
     return tree
 
@@ -58,9 +59,9 @@ def grown(texts: list[str]) -> SearchTree:
     """A tree that holds these texts: each one step on from the question, and one deeper."""
     tree = SearchTree(Problem("p </title>", f"What? {texts[0]}", "1"), Grammar.default())
     for number, text in enumerate(texts):
-        step = tree.attach(0, Segment("analysis", text, [1], [-0.5], [True], False))
+        step = tree.attach(0, Step("analysis", text, [1], [-0.5], [True], False))
         tree.prior[step] = {"next_step": -0.1, "subquestion": -2.4, "direct_answer": float("-inf")}
-        end = tree.attach(step, Segment("next_step", text, [2], [-0.5], [True], True, number == 1))
+        end = tree.attach(step, Step("next_step", text, [2], [-0.5], [True], True, number == 1))
         score = None if number == 0 else number % 2 / 1
         tree.verdict[end] = Verdict(score, None if number == 1 else text, text)
         tree.backup(end, score)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from rftt import FunctionalTokens, Grammar, Step, add_rows
-from rftt.tokens.automaton import END, grammar_automaton, stop_automaton
-from rftt.tokens.embeddings import token_row_targets
+from rftt import FunctionalTokens, Grammar
+from rftt.tokens.automaton import END, TokenAutomaton, grammar_automaton, stop_automaton
+from rftt.tokens.embeddings import initialize_token_embeddings, trainable_token_indices
 from tests.models import tiny_model, tokenizer
 
 GRAMMAR = Grammar.default()
@@ -21,27 +22,40 @@ TOKENIZER = tokenizer()
 PLAIN = len(TOKENIZER)
 TOKENS = FunctionalTokens.add(TOKENIZER, GRAMMAR)
 
-steps = st.builds(
-    Step, st.sampled_from(sorted(GRAMMAR.functions)), st.lists(st.integers(0, PLAIN - 1)).map(tuple)
+steps = st.tuples(
+    st.sampled_from(sorted(GRAMMAR.functions)), st.lists(st.integers(0, PLAIN - 1)).map(tuple)
 )
 
 
+def _encode(solution: list[tuple[str, tuple[int, ...]]]) -> list[int]:
+    return [token for function, body in solution for token in TOKENS.encode(function, body)]
+
+
 @given(st.lists(steps), st.booleans())
-def test_steps_come_back_exactly(solution: list[Step], open_end: bool) -> None:
-    if solution and open_end:
-        solution[-1] = Step(solution[-1].function, solution[-1].body, is_closed=False)
-    assert TOKENS.decode(TOKENS.encode(solution)) == solution
+def test_steps_come_back_exactly(
+    solution: list[tuple[str, tuple[int, ...]]], without_last_closer: bool
+) -> None:
+    is_cut = without_last_closer and bool(solution)
+    ids = _encode(solution)[: -1 if is_cut else None]
+    spans = TOKENS.split(ids)
+    assert [span.function for span in spans] == [function for function, _ in solution]
+    assert [span.closed for span in spans] == [True] * (len(spans) - is_cut) + [False] * is_cut
+    for span, (_, body) in zip(spans, solution, strict=True):
+        assert tuple(ids[span.start + 1 : span.end - span.closed]) == body
+    assert [span.start for span in spans] == [0, *(span.end for span in spans)][: len(spans)]
 
 
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=8))
-def test_what_decodes_encodes_to_the_same_ids(ids: list[int]) -> None:
+def test_what_splits_encodes_to_the_same_ids(ids: list[int]) -> None:
     try:
-        solution = TOKENS.decode(ids)
+        spans = TOKENS.split(ids)
     except ValueError:
         with pytest.raises(ValueError, match="position"):
-            TOKENS.decode(ids)
+            TOKENS.split(ids)
     else:
-        assert TOKENS.encode(solution) == ids
+        bodies = [(s.function, tuple(ids[s.start + 1 : s.end - s.closed])) for s in spans]
+        encoded = _encode(bodies)
+        assert encoded[: len(encoded) - (not all(s.closed for s in spans))] == ids
 
 
 def test_every_tag_is_one_id_and_survives_saving(tmp_path: Path) -> None:
@@ -67,35 +81,73 @@ def test_missing_tags_are_named_with_the_remedy() -> None:
 
 
 def test_bodies_may_not_hold_functional_tokens() -> None:
-    with pytest.raises(ValueError, match=r"step 0 \('verify'\)"):
-        TOKENS.encode([Step("verify", (TOKENS.openers["refine"],))])
+    with pytest.raises(ValueError, match="a step of 'verify': its body holds"):
+        TOKENS.encode("verify", (TOKENS.openers["refine"],))
+
+
+def _next(automaton: TokenAutomaton, state: int, token: int) -> int | None:
+    """The state after an id, ``None`` if the id is not allowed."""
+    states = torch.tensor([state])
+    if not automaton.mask(states)[0, token]:
+        return None
+    return int(automaton.next_states(states, torch.tensor([token])))
 
 
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=12))
 def test_the_automaton_allows_exactly_what_the_grammar_allows(ids: list[int]) -> None:
-    automaton = grammar_automaton(TOKENS, vocabulary=len(TOKENIZER), size=len(TOKENIZER) + 3)
-    state, allowed = automaton.between[None], True
+    automaton = grammar_automaton(TOKENS, tokenizer_size=len(TOKENIZER), vocab_size=len(TOKENIZER) + 3)
+    state: int | None = automaton.between[None]
+    closed = 0
     for token in ids:
-        if state == END or not automaton.allowed[state, token]:
-            allowed = False
-            break
-        state = int(automaton.following[state, token])
+        state = None if state is None or state == END else _next(automaton, state, token)
+        closed += bool(automaton.closes(torch.tensor([token])))
     try:
-        decoded = TOKENS.decode(ids)
-        legal = GRAMMAR.violation([step.function for step in decoded]) is None
+        spans = TOKENS.split(ids)
+        legal = GRAMMAR.violation([span.function for span in spans]) is None
     except ValueError:
         legal = False
-    assert allowed == legal
+    assert (state is not None) == legal
+    if legal:
+        assert closed == sum(span.closed for span in spans)
+
+
+def test_at_its_end_an_automaton_stays_there() -> None:
+    grammar = grammar_automaton(TOKENS, tokenizer_size=len(TOKENIZER), vocab_size=100)
+    for automaton in (grammar, stop_automaton([5], 50, 100), stop_automaton([], 50, 100)):
+        ids = torch.arange(100)
+        assert (automaton.next_states(torch.full((100,), END), ids) == END).all()
+        assert automaton.mask(torch.tensor([END])).any()
 
 
 def test_rows_beyond_the_tokenizer_are_never_allowed() -> None:
-    grammar = grammar_automaton(TOKENS, vocabulary=len(TOKENIZER), size=100, banned=[0])
-    assert not grammar.allowed[1:, len(TOKENIZER) :].any()
-    assert not grammar.allowed[1:, 0].any()
-    stop = stop_automaton([5], 50, 100)
-    assert not stop.allowed[1, 50:].any()
-    assert stop.following[1, 5] == END
-    assert stop.following[1, 6] == 1
+    grammar = grammar_automaton(TOKENS, tokenizer_size=len(TOKENIZER), vocab_size=100, banned=[0])
+    mask = grammar.mask(torch.arange(len(grammar.in_body)))
+    assert mask.shape == (2 + 2 * len(GRAMMAR.functions), 100)
+    assert not mask[:, len(TOKENIZER) :].any()
+    assert not mask[:, 0].any()
+    assert not grammar.allows_everything
+
+
+def test_a_stop_ends_a_sample_and_a_step_and_nothing_else_does() -> None:
+    stop = stop_automaton([5, 7], 50, 100)
+    ids = torch.arange(100)
+    assert stop.mask(torch.tensor([1]))[0].tolist() == [token < 50 for token in range(100)]
+    ends = stop.next_states(torch.ones(100, dtype=torch.int64), ids) == END
+    assert ids[ends].tolist() == [5, 7]
+    assert ids[stop.closes(ids)].tolist() == [5, 7]
+    assert stop.specials(1) == [5, 7]
+    assert not stop.allows_everything
+    assert stop_automaton([5], 50, 50).allows_everything
+
+
+@pytest.mark.parametrize("stops", [0, 2000])
+def test_tables_are_small_for_a_large_vocabulary(stops: int) -> None:
+    """A table of states by vocabulary takes 44 MB for the grammar."""
+    size = 152_000
+    grammar = grammar_automaton(TOKENS, tokenizer_size=size - 300, vocab_size=size)
+    for automaton in (grammar, stop_automaton(range(stops), size - 300, size)):
+        tables = [value for value in asdict(automaton).values() if isinstance(value, torch.Tensor)]
+        assert sum(table.numel() * table.element_size() for table in tables) < 250_000
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -104,7 +156,7 @@ def test_new_rows_start_from_their_words(tied: bool) -> None:
     before = [
         m.weight.detach().clone() for m in (model.get_input_embeddings(), model.get_output_embeddings())
     ]
-    add_rows(model, TOKENIZER, TOKENS)
+    initialize_token_embeddings(model, TOKENIZER, TOKENS)
     for old, module in zip(
         before, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True
     ):
@@ -119,10 +171,10 @@ def test_new_rows_start_from_their_words(tied: bool) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_peft_trains_only_the_new_rows(tied: bool) -> None:
     model = tiny_model(tied=tied)
-    add_rows(model, TOKENIZER, TOKENS)
+    initialize_token_embeddings(model, TOKENIZER, TOKENS)
     before = model.get_input_embeddings().weight.detach().clone()
     config = LoraConfig(
-        r=2, target_modules=["q_proj"], trainable_token_indices=token_row_targets(model, TOKENS)
+        r=2, target_modules=["q_proj"], trainable_token_indices=trainable_token_indices(model, TOKENS)
     )
     tuned = get_peft_model(model, config)
     optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=1.0)

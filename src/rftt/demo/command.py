@@ -9,9 +9,10 @@ import warnings
 from pathlib import Path
 
 from rftt.demo.loop import Demo
-from rftt.demo.report import Results, draw_curves, draw_tree, most_telling, table
+from rftt.demo.report import Results, draw_curves, most_telling, table
 from rftt.demo.settings import DemoSettings
-from rftt.search.storage import load_trees
+from rftt.search.tree.storage import load_trees
+from rftt.search.view.page import save_page
 
 
 def run_demo(output: Path, settings: DemoSettings) -> None:
@@ -22,7 +23,7 @@ def run_demo(output: Path, settings: DemoSettings) -> None:
     demo = Demo(output, settings)
     results = demo.run()
     draw_curves(output / "metrics", output / "training_curve.png")
-    draw_tree(most_telling(load_trees(output / "reinforce_trees.jsonl")), output / "search_tree.png")
+    save_page(output / "search_tree.html", most_telling(load_trees(output / "reinforce_trees.jsonl")))
     print("\n" + table(results))
     print("\nseconds: " + ", ".join(f"{stage} {s:.0f}" for stage, s in demo.seconds.items()))
     print(f"results are in {output}")
@@ -32,7 +33,7 @@ def run_demo(output: Path, settings: DemoSettings) -> None:
 
 
 def as_figures(results: Results) -> dict[str, object]:
-    """Accuracies and intervals as plain numbers."""
+    """Return accuracies and intervals as plain numbers."""
     some = next(iter(next(iter(results.values())).values()))
     accuracies = {
         name: {run: round(e.accuracy, 4) for run, e in runs.items()} for name, runs in results.items()

@@ -1,151 +1,148 @@
-"""Held-out accuracy of the demo's models, each kept in a file once it is known."""
+"""Held-out accuracy of the demo's models, each share of it kept in a file once it is known."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
-import torch
 from attrs import frozen
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rftt.demo.models import functional_policy, prompted_policy
 from rftt.demo.settings import STYLES, DemoSettings
+from rftt.files import atomic_write
 from rftt.interfaces import Policy
-from rftt.nano.checkpoint import load_nano
-from rftt.policies.functional import FunctionalPolicy
-from rftt.policies.loading import load_model
-from rftt.policies.prompted import PromptedPolicy
-from rftt.policies.transformers_sampler import TransformersSampler
 from rftt.problems.arithmetic import arithmetic_problems
-from rftt.search.best_of_n import BestOfN
-from rftt.search.progress import progress
-from rftt.search.storage import save_trees, whole
-from rftt.tokens.functional import FunctionalTokens
-from rftt.tokens.grammar import Grammar
-from rftt.tuning.evaluation import Evaluation, evaluate
+from rftt.problems.problem import Problem
+from rftt.search.engine.progress import progress
+from rftt.search.searcher import Searcher
+from rftt.search.strategies.best_of_n import BestOfN
+from rftt.search.tree.storage import save_trees
+from rftt.search.tree.tree import SearchTree
+from rftt.training.evaluation import Evaluation, evaluate
 from rftt.verifiers.math import MathVerifier
 
-_SHOWN: Final = 50
-"""Trees of an evaluation that are kept."""
+SHARES: Final = 2
+"""Parts that the held-out problems are divided into, so that two processes can share an evaluation."""
+
+_SAVED: Final = 25
+"""Trees of a share that are kept."""
 
 
 @frozen
 class Measured:
-    """Evaluations of one model by run, and how long they took."""
+    """Evaluations of one model, by run, and how many seconds they took."""
 
     runs: dict[str, Evaluation]
     seconds: float
 
+    @staticmethod
+    def merge(shares: Sequence[Measured]) -> Measured:
+        """Return the evaluations of all shares together."""
+        runs = {
+            run: Evaluation(
+                marks=tuple(mark for share in shares for mark in share.runs[run].marks),
+                functions=dict(
+                    sum((Counter(share.runs[run].functions) for share in shares), Counter[str]())
+                ),
+                tokens=sum(share.runs[run].tokens for share in shares),
+            )
+            for run in shares[0].runs
+        }
+        return Measured(runs, sum(share.seconds for share in shares))
+
 
 def measure(output: Path, settings: DemoSettings, name: str) -> Measured:
-    """Accuracy of ``prompted``, or of the model in the folder ``name``: with one sample, with many
-    rollouts, and greedily. What was measured before is read from its file."""
-    path = _file(output, name)
+    """Return the accuracy of ``prompted`` or of the model in the folder ``name``, on all held-out
+    problems."""
+    return Measured.merge([measure_share(output, settings, name, share) for share in range(SHARES)])
+
+
+def is_measured(output: Path, name: str, share: int) -> bool:
+    """Return whether a share was measured before."""
+    return _file(output, name, share).exists()
+
+
+def measure_share(output: Path, settings: DemoSettings, name: str, share: int) -> Measured:
+    """Return the accuracy on a share of the held-out problems: with one sample, with many rollouts, and
+    greedily. What was measured before is read from its file."""
+    path = _file(output, name, share)
     if path.exists():
-        return _measured_from_json(json.loads(path.read_text()))
+        return _from_json(json.loads(path.read_text()))
     path.parent.mkdir(exist_ok=True)
+    start = time.monotonic()
     policy = _policy(output, settings, name)
-    problems = arithmetic_problems(settings.heldout, "heldout", seed=settings.seed)
-    many, start = str(settings.rollouts), time.monotonic()
+    problems = arithmetic_problems(settings.heldout, "heldout", seed=settings.seed)[share::SHARES]
+    many = str(settings.rollouts)
     runs = {}
     for run, searcher, temperature, rollouts in (
-        ("1", BestOfN(1), settings.temperature, 1),
+        ("1", BestOfN(), settings.temperature, 1),
         (many, settings.answer_searcher, settings.temperature, settings.rollouts),
-        ("greedy", BestOfN(1), 0.0, 1),
+        ("greedy", BestOfN(), 0.0, 1),
     ):
-        with progress(len(problems) * rollouts, f"{name}, {run}") as on_round:
-            runs[run], trees = evaluate(
-                problems, searcher, policy(temperature), MathVerifier(),
-                rollouts=rollouts, seed=settings.seed, max_tokens=settings.max_tokens,
-                on_round=on_round,
-            )  # fmt: skip
+        label = f"{name}, {run}, share {share + 1} of {SHARES}"
+        runs[run], trees = _evaluate(settings, problems, searcher, policy(temperature), rollouts, label)
         if run == many:
-            save_trees(path.with_name(f"{name}_trees.jsonl"), trees[:_SHOWN])
+            save_trees(path.with_name(f"{path.stem}_trees.jsonl"), trees[:_SAVED])
     measured = Measured(runs, time.monotonic() - start)
-    with whole(path) as half:
-        half.write_text(json.dumps(attrs.asdict(measured)))
+    with atomic_write(path) as partial_path:
+        partial_path.write_text(json.dumps(attrs.asdict(measured)))
     return measured
 
 
-@contextmanager
-def measured_beside(output: Path, settings: DemoSettings, name: str) -> Iterator[None]:
-    """Measure a model in a process of its own while this one goes on, with half the threads each: two
-    small models side by side make better use of cores than one after the other.
-
-    Raises ``RuntimeError`` if that process fails.
-    """
-    if _file(output, name).exists():
-        yield
-        return
-    threads = torch.get_num_threads()
-    half = max(1, threads // 2)
-    process = get_context("spawn").Process(target=_measure_with, args=(half, output, settings, name))
-    process.start()
-    torch.set_num_threads(half)
-    try:
-        yield
-        process.join()
-    finally:
-        process.kill()
-        torch.set_num_threads(threads)
-    if process.exitcode:
-        raise RuntimeError(f"the evaluation of {name} failed; what it said stands above")
-
-
-def _measure_with(threads: int, output: Path, settings: DemoSettings, name: str) -> None:
-    torch.set_num_threads(threads)
-    measure(output, settings, name)
-
-
-def prompted(functions: Collection[str], temperature: float) -> PromptedPolicy:
-    """nano, asked for these functions in words."""
-    model, tokenizer = load_nano()
-    sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
-    return PromptedPolicy(sampler, tokenizer, Grammar.default(), functions=functions)
-
-
-def functional(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float
-) -> FunctionalPolicy:
-    """A model that has the functional tokens."""
-    sampler = TransformersSampler(model, tokenizer, temperature=temperature, batch_size=1024)
-    return FunctionalPolicy(sampler, tokenizer, FunctionalTokens.find(tokenizer, Grammar.default()))
+def _evaluate(
+    settings: DemoSettings,
+    problems: Sequence[Problem],
+    searcher: Searcher,
+    policy: Policy,
+    rollouts: int,
+    label: str,
+) -> tuple[Evaluation, list[SearchTree]]:
+    with progress(len(problems) * rollouts, label) as on_completions:
+        return evaluate(
+            problems, searcher, policy, MathVerifier(), settings.search(rollouts),
+            on_completions=on_completions,
+        )  # fmt: skip
 
 
 def _policy(output: Path, settings: DemoSettings, name: str) -> Callable[[float], Policy]:
+    """Return the policy of an arm, once it is given a temperature."""
     if name == "prompted":
-        return partial(prompted, STYLES[_stronger_style(output, settings)])
-    return partial(functional, *load_model(output / name))
+        return partial(prompted_policy, settings, STYLES[_better_style(output, settings)])
+    folder = output / name
+    if not folder.exists():
+        raise FileNotFoundError(f"model folder {folder} does not exist")
+    # Not load_policy: its room would bring adapters and vLLM into a process that needs neither.
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return partial(functional_policy, settings, model, AutoTokenizer.from_pretrained(folder))
 
 
-def _stronger_style(output: Path, settings: DemoSettings) -> str:
-    """The way of prompting that is right more often with one sample."""
-    problems = arithmetic_problems(settings.heldout, "heldout", seed=settings.seed)
-    accuracies = {}
-    for style, functions in STYLES.items():
-        result, _ = evaluate(
-            problems, BestOfN(1), prompted(functions, settings.temperature), MathVerifier(),
-            rollouts=1, seed=settings.seed, max_tokens=settings.max_tokens,
-        )  # fmt: skip
-        accuracies[style] = result.accuracy
-    (output / "prompted_styles.json").write_text(json.dumps(accuracies))
-    return max(accuracies, key=lambda style: accuracies[style])
+def _better_style(output: Path, settings: DemoSettings) -> str:
+    """Return the way of prompting that is right more often with one sample, on warm-up problems."""
+    path = output / "prompted_styles.json"
+    if not path.exists():
+        problems = arithmetic_problems(settings.warm_up_problems, "warmup", seed=settings.seed)
+        accuracies = {}
+        for style, functions in STYLES.items():
+            policy = prompted_policy(settings, functions, settings.temperature)
+            result, _ = _evaluate(settings, problems, BestOfN(), policy, 1, f"prompted {style}")
+            accuracies[style] = result.accuracy
+        with atomic_write(path) as partial_path:
+            partial_path.write_text(json.dumps(accuracies))
+    styles: dict[str, float] = json.loads(path.read_text())
+    return max(styles, key=lambda style: styles[style])
 
 
-def _file(output: Path, name: str) -> Path:
-    return output / "evaluation" / f"{name}.json"
+def _file(output: Path, name: str, share: int) -> Path:
+    return output / "evaluation" / f"{name}_{share}.json"
 
 
-def _measured_from_json(data: dict[str, dict[str, dict[str, object]]]) -> Measured:
-    runs = {
-        run: Evaluation(**v | {"marks": tuple(v["marks"])})  # type: ignore[arg-type]
-        for run, v in data["runs"].items()
-    }
-    return Measured(runs, data["seconds"])  # type: ignore[arg-type]
+def _from_json(data: dict[str, Any]) -> Measured:
+    runs = {run: Evaluation(**v | {"marks": tuple(v["marks"])}) for run, v in data["runs"].items()}
+    return Measured(runs, data["seconds"])

@@ -1,4 +1,4 @@
-"""What a run leaves for people: a table, a training curve, a drawn tree."""
+"""What a run leaves for people: a table, a training curve, and the tree to show."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from rftt.search.tree import SearchTree
-from rftt.tuning.evaluation import Evaluation
+from rftt.search.tree.tree import SearchTree
+from rftt.training.evaluation import Evaluation
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -18,7 +18,7 @@ Results = Mapping[str, Mapping[str, Evaluation]]
 
 
 def table(results: Results) -> str:
-    """Accuracy with its 95% interval, by model and run, and the use of each function."""
+    """Return a table of accuracies with 95% intervals, and of the use of each function."""
     runs = list(next(iter(results.values())))
     heads = {"greedy": "greedy"} | {
         n: f"{n} sample" if n == "1" else f"{n} rollouts" for n in runs if n != "greedy"
@@ -44,7 +44,7 @@ def table(results: Results) -> str:
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """The fine-tuning loss and the reward of reinforcement, update by update."""
+    """Draw the fine-tuning loss, and reward and KL of reinforcement, update by update."""
     panels = (
         ("warm_up", "loss", "warm-up: negative log-likelihood"),
         ("reinforce", "tree_score", "reinforcement: share of right rollouts"),
@@ -62,55 +62,11 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def draw_tree(tree: SearchTree, picture: Path) -> None:
-    """A search tree from left to right: each step a box coloured by its function, with its text,
-    visits and mean value."""
-    rows: dict[int, float] = {}
-    leaves = 0
-
-    def place(node: int) -> float:
-        nonlocal leaves
-        below = [place(child) for child in tree.children(node)]
-        if not below:
-            leaves += 1
-        rows[node] = sum(below) / len(below) if below else float(leaves)
-        return rows[node]
-
-    place(0)
-    colours = dict(zip(tree.grammar.functions, mpl.color_sequences["Set3"], strict=False))
-    depth = max(tree.depth) + 1
-    figure, axis = plt.subplots(figsize=(3.4 * depth, 0.62 * leaves + 0.6))
-    for node in range(len(tree)):
-        segment, parent = tree.segment[node], tree.parent[node]
-        if parent >= 0:
-            axis.plot(
-                [tree.depth[parent] + 0.42, tree.depth[node] - 0.42], [rows[parent], rows[node]],
-                color="0.6", linewidth=0.8, zorder=1,
-            )  # fmt: skip
-        value = tree.value(node)
-        figures = f"{tree.visits[node]} visits" + (f", value {value:.2f}" if value is not None else "")
-        name = f"<{segment.function}>" if segment else "question"
-        axis.text(
-            tree.depth[node], rows[node], f"{name}  {figures}\n{_shortened(tree.text(node))}",
-            ha="center", va="center", fontsize=7, family="monospace", zorder=2,
-            bbox={"boxstyle": "round", "facecolor": colours[segment.function] if segment else "white"},
-        )  # fmt: skip
-    axis.set_xlim(-0.5, depth - 0.5)
-    axis.set_ylim(leaves + 0.7, 0.3)
-    axis.axis("off")
-    figure.savefig(picture, dpi=110, bbox_inches="tight")
-    plt.close(figure)
-
-
-def _shortened(text: str, width: int = 40) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def most_telling(trees: Sequence[SearchTree]) -> SearchTree:
-    """The tree to show: one with both right and wrong rollouts and as many functions as possible."""
+    """Return the tree with the most functions, among those with both right and wrong rollouts."""
 
     def interest(tree: SearchTree) -> tuple[bool, int, int]:
-        functions = {segment.function for segment in tree.segment if segment}
-        return 0 < tree.total[0] < tree.judged[0], len(functions), -len(tree)
+        functions = {step.function for step in tree.step if step}
+        return 0 < tree.value_sum[0] < tree.value_count[0], len(functions), -len(tree)
 
     return max(trees, key=interest)

@@ -1,1 +1,1 @@
-"""How trees become a better policy."""
+"""Learners: how search trees improve a policy."""

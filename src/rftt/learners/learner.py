@@ -11,27 +11,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rftt.learners.experience import Experience
-from rftt.search.tree import SearchTree
+from rftt.search.tree.tree import SearchTree
 
 
 @frozen(eq=False)
 class LossOutput:
-    """A scalar to go down on, and figures to log. Parts of one batch add up, loss and metrics alike."""
+    """Scalar loss to minimise, and metrics to log. Both add up over the micro-batches of a batch."""
 
     loss: Float[Tensor, ""]
     metrics: Mapping[str, float]
 
 
 class Learner(ABC):
-    """How trees become a better policy."""
+    """Improves a policy from search trees."""
 
     @abstractmethod
     def experience(self, trees: Sequence[SearchTree]) -> Experience:
-        """Credit assignment, without gradients.
+        """Assign credit to the tokens of the trees, without gradients.
 
-        Raises ``ValueError`` if the trees hold nothing to learn from.
+        Raises:
+            ValueError: if the trees hold nothing to learn from.
         """
 
     @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Experience) -> LossOutput:
-        """The loss of (a part of) an experience."""
+        """Return the loss of an experience or of a micro-batch of it."""

@@ -17,43 +17,54 @@ def token_log_probs(
     experience: Experience,
     automaton: TokenAutomaton | None,
     temperature: float = 1.0,
-) -> Float[Tensor, "rows tokens"]:
-    """The log-probability of each action given the ids before it; 0 elsewhere.
+) -> Float[Tensor, "batch tokens"]:
+    """Return the log-probability of each action given the ids before it; 0 elsewhere.
 
-    With an automaton, ids that it forbids have probability 0, as in sampling; without, the model's
-    whole vocabulary counts.
+    Args:
+        model: what is asked.
+        experience: the sequences and their actions, on the model's device.
+        automaton: gives the ids that it forbids probability 0, as in sampling; ``None`` normalises over
+            the model's full vocabulary.
+        temperature: divides the logits, as in sampling.
     """
     output = model(
         input_ids=experience.ids,
-        attention_mask=experience.present.long(),
-        position_ids=(experience.present.cumsum(1) - 1).clamp(min=0),
+        attention_mask=experience.attention_mask.long(),
+        position_ids=(experience.attention_mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
     )
-    targets = experience.actions[:, 1:]
-    logits = output.logits[:, :-1][targets].float() / temperature
-    chosen = experience.ids[:, 1:][targets]
+    # The logits at place t are of the id at place t + 1.
+    actions = experience.action_mask[:, 1:]
+    logits: Float[Tensor, "actions vocab"] = output.logits[:, :-1][actions].float() / temperature
+    ids = experience.ids[:, 1:][actions]
     if automaton is not None:
-        allowed = automaton.allowed.to(logits.device)[experience.states[:, 1:][targets]]
+        allowed = automaton.to(logits.device).mask(experience.states[:, 1:][actions])
         logits = logits.masked_fill(~allowed, -torch.inf)
-    log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+    log_probs = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
     result: Tensor = log_probs.new_zeros(experience.ids.shape)
-    result[:, 1:][targets] = log_probs
+    result[:, 1:][actions] = log_probs
     return result
 
 
 def automaton_states(
-    ids: Int64[Tensor, "rows tokens"],
-    present: Bool[Tensor, "rows tokens"],
-    starts: Int64[Tensor, " rows"],
+    ids: Int64[Tensor, "batch tokens"],
+    attention_mask: Bool[Tensor, "batch tokens"],
+    starts: Int64[Tensor, " batch"],
     automaton: TokenAutomaton,
-) -> Int64[Tensor, "rows tokens"]:
-    """The state in which each id was chosen, when the automaton starts at place ``starts`` of each
-    row; 0 before that and at padding."""
+) -> Int64[Tensor, "batch tokens"]:
+    """Return the automaton's state in which each id was drawn; its end state where it did not run.
+
+    Args:
+        ids: token ids.
+        attention_mask: which places hold a token.
+        starts: for each sequence, the place of the first id after the question, where it begins to run.
+        automaton: what is run.
+    """
+    automaton = automaton.to(ids.device)
     state = torch.full_like(starts, automaton.between[None])
     states = torch.full_like(ids, END)
-    following = automaton.following.to(ids.device)
     for t in range(ids.shape[1]):
-        running = (starts <= t) & present[:, t]
+        running = (starts <= t) & attention_mask[:, t]
         states[:, t] = torch.where(running, state, END)
-        state = torch.where(running, following[state, ids[:, t]], state)
+        state = torch.where(running, automaton.next_states(state, ids[:, t]), state)
     return states

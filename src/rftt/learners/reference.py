@@ -1,4 +1,4 @@
-"""The frozen model that a tuned one is kept close to."""
+"""The frozen reference model that a tuned one is kept close to."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.tokens.embeddings import rows_are_untrained
+from rftt.tokens.embeddings import token_embeddings_are_untrained
 from rftt.tokens.functional import FunctionalTokens
 
 
 class WithoutAdapter:
-    """A model as it is without its adapter: a reference that needs no second copy of the weights."""
+    """Runs a model with its adapter switched off: a reference without a second copy of the weights."""
 
     def __init__(self, model: PeftModel) -> None:
         self._model = model
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the model."""
         return torch.device(self._model.device)
 
     def __call__(self, **inputs: Any) -> Any:
@@ -36,17 +37,17 @@ def frozen_reference(
     tokenizer: PreTrainedTokenizerBase,
     tokens: FunctionalTokens,
 ) -> Reference:
-    """What a model is now, and stays while it is tuned.
+    """Return the model as it is now, as a reference that tuning does not change.
 
-    Of a plain model it is a frozen copy. With an adapter, the model without it will do, but only if
-    what is underneath has been taught the functional tokens: switching an adapter off switches off the
-    rows it has trained as well. Where it is the adapter that taught them, the reference is a frozen copy
-    with the adapter merged in; merge a warm-up adapter before reinforcement to do without.
+    Of a plain model it is a frozen copy. A model with an adapter serves as its own reference with the
+    adapter switched off, unless the adapter is what taught it the functional tokens: then their rows
+    would be switched off too, and the reference is a frozen copy with the adapter merged in. Merge a
+    warm-up adapter before reinforcement to do without that copy.
     """
     if isinstance(model, PeftModel):
         with model.disable_adapter():
             base = cast(PreTrainedModel, model.get_base_model())
-            is_untaught = rows_are_untrained(base, tokenizer, tokens)
+            is_untaught = token_embeddings_are_untrained(base, tokenizer, tokens)
         if not is_untaught:
             return WithoutAdapter(model)
         merged: PreTrainedModel = copy.deepcopy(model).merge_and_unload()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import attrs
@@ -12,22 +13,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rftt.interfaces import State, Verdict
-from rftt.learners.credit import mean_over_shared, returns, whiten
-from rftt.learners.experience import Experience, Row, experience_from_rows
+from rftt.learners.credit import discounted_returns, group_mean, whiten
+from rftt.learners.experience import Experience, TokenSequence, pad_sequences
 from rftt.learners.learner import Learner, LossOutput
 from rftt.learners.log_probs import automaton_states, token_log_probs
 from rftt.learners.losses import clipped_policy_loss, k1, k2, k3, token_mean
 from rftt.learners.reference import Reference
+from rftt.learners.rollouts import scored_rollouts
 from rftt.policies.functional import FunctionalPolicy
-from rftt.search.tree import SearchTree
+from rftt.search.tree.tree import SearchTree
+
+_log = logging.getLogger(__name__)
 
 
 def step_rewards(verdict: Verdict, steps: int, outcome_weight: float) -> list[float]:
-    """One reward a step: 0 and, at the last, the outcome; or, if the verdict scores steps, those
-    scores, with ``outcome_weight * outcome + (1 - outcome_weight) * score`` at the last
+    """Return one reward for each step of a rollout.
+
+    They are 0 and, at the last step, the outcome. If the verdict scores steps, they are those scores,
+    with ``outcome_weight * outcome + (1 - outcome_weight) * score`` at the last step
     (arXiv 2502.13389 uses 0.6).
 
-    Raises ``ValueError`` if the verdict abstains or scores another number of steps.
+    Raises:
+        ValueError: if the verdict abstains or scores another number of steps.
     """
     if verdict.score is None:
         raise ValueError("the verifier abstained: there is no reward")
@@ -40,14 +47,23 @@ def step_rewards(verdict: Verdict, steps: int, outcome_weight: float) -> list[fl
 
 
 @frozen
-class _Paths:
-    """The rollouts of some trees as rows, before tensors."""
+class _Rollout:
+    """A scored rollout as a sequence, before padding.
 
-    rows: list[Row]
-    starts: list[int]
-    rewards: list[list[float]]
-    owners: list[list[int]]
-    groups: list[int]
+    Attributes:
+        group: the tree it is of.
+        sequence: the question and the steps.
+        start: the place of the first id after the question.
+        rewards: for each id, its reward: a step's is at its last id.
+        token_numbers: for each id, the number of its token among all tokens of all trees; -1 in the
+            question. Rollouts of one tree share tokens.
+    """
+
+    group: int
+    sequence: TokenSequence
+    start: int
+    rewards: list[float]
+    token_numbers: list[int]
 
 
 @frozen(eq=False)
@@ -55,169 +71,171 @@ class ReinforcePlusPlus(Learner):
     """REINFORCE++ (arXiv 2501.03262): no critic; advantages are returns, whitened over all action
     tokens of the batch, under PPO's clipped loss.
 
-    Each rollout of a tree is a row. Tokens that rollouts share were sampled once: they count once,
-    with the mean of their returns. A rollout whose verifier abstained is left out. Tokens that the
-    searcher forced are not learned from.
+    Each scored rollout of a tree is a sequence. A token that rollouts share was sampled once: it counts
+    once, with the mean of their returns. Tokens that the searcher forced are not learned from.
 
     Attributes:
-        policy: what sampled the trees; its sampler's temperature and its automaton are used again, so
-            that the first ratio is exactly 1.
+        policy: what sampled the trees; its temperature and automaton are used again, so that the first
+            ratio is exactly 1.
         reference: the frozen model that KL is measured to; see
             :func:`rftt.learners.reference.frozen_reference`.
-        kl: its coefficient. Without ``group_baseline`` the reward of each token is lowered by
-            ``kl * (log policy - log reference)``; with it, KL is a k2 term of the loss.
-        group_baseline: subtract the mean outcome of the problem's rollouts first
+        kl_coef: weight of the KL. Without ``group_baseline`` the reward of each token is lowered by
+            ``kl_coef * (log policy - log reference)``; with it, KL is a k2 term of the loss.
+        group_baseline: whether to subtract the mean outcome of the problem's rollouts first
             (REINFORCE++-baseline); whitening then only scales. A problem whose rollouts all scored
             the same teaches nothing, and is left out where another teaches something.
-        clip: PPO's epsilon.
+        clip_epsilon: PPO's epsilon.
         gamma: discount for each token.
         outcome_weight: see :func:`step_rewards`.
-        tokens_at_once: places in one forward pass of the reference.
+        micro_batch_tokens: places in one forward pass of the reference.
+
+    Raises:
+        ValueError: if the policy's sampling parameters give some ids no probability.
     """
 
     policy: FunctionalPolicy
     reference: Reference
-    kl: float = field(default=0.01, validator=validators.ge(0))
+    kl_coef: float = field(default=0.01, validator=validators.ge(0))
     group_baseline: bool = False
-    clip: float = field(default=0.2, validator=validators.gt(0))
+    clip_epsilon: float = field(default=0.2, validator=validators.gt(0))
     gamma: float = 1.0
     outcome_weight: float = 0.6
-    tokens_at_once: int = 16384
+    micro_batch_tokens: int = 16384
 
     def __attrs_post_init__(self) -> None:
-        if not (warp := self.policy.sampler.warp).is_whole:
+        if not (params := self.policy.sampling_params).has_full_support:
             raise ValueError(
-                f"the policy samples with {warp}, which gives some ids no probability, so that there is "
-                "no ratio to learn from: give its sampler a temperature above 0, top_p=1 and min_p=0"
+                f"the policy samples with {params}, which gives some ids no probability, so that there "
+                "is no ratio to learn from: give its sampler a temperature above 0, top_p=1 and min_p=0"
             )
-
-    @property
-    def _temperature(self) -> float:
-        return self.policy.sampler.warp.temperature
 
     @torch.no_grad()
     def experience(self, trees: Sequence[SearchTree]) -> Experience:
-        paths = self._paths(trees)
-        if not paths.rows:
+        rollouts = self._rollouts(trees)
+        if not rollouts:
             raise ValueError(f"no rollout in {len(trees)} trees was judged: there is no reward")
         if self.group_baseline:
-            paths = _where_rewards_differ(paths)
-        batch = experience_from_rows(paths.rows)
-        states = automaton_states(
-            batch.ids, batch.present, torch.tensor(paths.starts), self.policy.automaton
-        )
-        owner = _padded(paths.owners, batch.ids.shape[1], -1)
+            rollouts = _drop_equal_groups(rollouts)
+        batch = pad_sequences([rollout.sequence for rollout in rollouts])
+        width = batch.ids.shape[1]
+        starts = torch.tensor([rollout.start for rollout in rollouts])
+        token_numbers = _pad([rollout.token_numbers for rollout in rollouts], width, -1)
+        rewards = _pad([rollout.rewards for rollout in rollouts], width, 0.0)
+        states = automaton_states(batch.ids, batch.attention_mask, starts, self.policy.automaton)
         batch = attrs.evolve(batch, states=states)
         reference = self._reference_log_probs(batch)
-        rewards = _padded(paths.rewards, batch.ids.shape[1], 0.0)
         if not self.group_baseline:
-            rewards = rewards - self.kl * k1(batch.log_probs - reference)
-        gains = returns(rewards, self.gamma)
+            rewards = rewards - self.kl_coef * k1(batch.log_probs - reference)
+        returns = discounted_returns(rewards, self.gamma)
         if self.group_baseline:
-            gains = gains - _group_means(rewards.sum(1), torch.tensor(paths.groups))[:, None]
-        gains = mean_over_shared(gains, owner)
-        actions = batch.actions & _is_first(owner)
+            groups = torch.tensor([rollout.group for rollout in rollouts])
+            returns = returns - group_mean(rewards.sum(1), groups)[:, None]
+        returns = group_mean(returns, token_numbers)
+        action_mask = batch.action_mask & _first_occurrence(token_numbers)
         return attrs.evolve(
             batch,
-            actions=actions,
-            log_probs=torch.where(actions, batch.log_probs, 0.0),
-            reference_log_probs=torch.where(actions, reference, 0.0),
-            advantages=whiten(gains, actions, centre=not self.group_baseline),
-            action_count=int(actions.sum()),
+            action_mask=action_mask,
+            log_probs=torch.where(action_mask, batch.log_probs, 0.0),
+            reference_log_probs=torch.where(action_mask, reference, 0.0),
+            advantages=whiten(returns, action_mask, centre=not self.group_baseline),
+            action_count=int(action_mask.sum()),
         )
 
     def loss(self, model: PreTrainedModel, batch: Experience) -> LossOutput:
-        log_probs = token_log_probs(model, batch, self.policy.automaton, self._temperature)
-        per_token = clipped_policy_loss(log_probs, batch.log_probs, batch.advantages, self.clip)
+        log_probs = self._log_probs(model, batch)
+        per_token = clipped_policy_loss(log_probs, batch.log_probs, batch.advantages, self.clip_epsilon)
         log_ratio = log_probs - batch.reference_log_probs
         if self.group_baseline:
-            per_token = per_token + self.kl * k2(log_ratio)
+            per_token = per_token + self.kl_coef * k2(log_ratio)
         with torch.no_grad():
             ratio = (log_probs - batch.log_probs).exp()
             measured = {
                 "kl_to_reference": k3(log_ratio),
-                "clipped_share": ((ratio - 1).abs() > self.clip).float(),
-                "negative_log_prob": -log_probs,
+                "clip_fraction": ((ratio - 1).abs() > self.clip_epsilon).float(),
+                "nll": -log_probs,
             }
         metrics = {
-            name: float(token_mean(values, batch.actions, batch.action_count))
+            name: float(token_mean(values, batch.action_mask, batch.action_count))
             for name, values in measured.items()
         }
-        return LossOutput(token_mean(per_token, batch.actions, batch.action_count), metrics)
+        return LossOutput(token_mean(per_token, batch.action_mask, batch.action_count), metrics)
 
-    def _paths(self, trees: Sequence[SearchTree]) -> _Paths:
-        paths = _Paths([], [], [], [], [])
-        known: dict[tuple[int, int], int] = {}
+    def _rollouts(self, trees: Sequence[SearchTree]) -> list[_Rollout]:
+        rollouts: list[_Rollout] = []
+        first_number: dict[tuple[int, int], int] = {}
         tokens = 0
-        for group, tree in enumerate(trees):
-            question = list(self.policy.context(State(tree.problem)))
-            for node in tree.ends():
-                verdict = tree.verdict[node]
-                if verdict is None or verdict.score is None:
-                    continue
-                nodes, steps = tree.path(node), tree.solution(node).steps
-                ids, chosen, log_probs = list(question), [False] * len(question), [0.0] * len(question)
-                rewards, owner = [0.0] * len(question), [-1] * len(question)
-                for n, step, reward in zip(
-                    nodes, steps, step_rewards(verdict, len(steps), self.outcome_weight), strict=True
-                ):
-                    if (group, n) not in known:
-                        known[group, n] = tokens
-                        tokens += len(step.ids)
-                    ids += step.ids
-                    chosen += step.chosen
-                    log_probs += step.log_probs
-                    rewards += [0.0] * (len(step.ids) - 1) + [reward]
-                    owner += range(known[group, n], known[group, n] + len(step.ids))
-                paths.rows.append(Row(ids, chosen, log_probs))
-                paths.starts.append(len(question))
-                paths.rewards.append(rewards)
-                paths.owners.append(owner)
-                paths.groups.append(group)
-        return paths
+        for scored in scored_rollouts(trees):
+            tree, group = scored.tree, scored.group
+            question = self.policy.context(State(tree.problem))
+            nodes, steps = tree.path(scored.end), tree.state(scored.end).steps
+            ids, action_mask = list(question), [False] * len(question)
+            log_probs, rewards = [0.0] * len(question), [0.0] * len(question)
+            numbers = [-1] * len(question)
+            step_reward = step_rewards(scored.verdict, len(steps), self.outcome_weight)
+            for node, step, reward in zip(nodes, steps, step_reward, strict=True):
+                if (group, node) not in first_number:
+                    first_number[group, node] = tokens
+                    tokens += len(step.ids)
+                first = first_number[group, node]
+                ids += step.ids
+                action_mask += step.action_mask
+                log_probs += step.log_probs
+                rewards += [0.0] * (len(step.ids) - 1) + [reward]
+                numbers += range(first, first + len(step.ids))
+            sequence = TokenSequence(ids, action_mask, log_probs)
+            rollouts.append(_Rollout(group, sequence, len(question), rewards, numbers))
+        return rollouts
 
-    def _reference_log_probs(self, batch: Experience) -> Float[Tensor, "rows tokens"]:
+    def _log_probs(
+        self, model: PreTrainedModel | Reference, batch: Experience
+    ) -> Float[Tensor, "batch tokens"]:
+        temperature = self.policy.sampling_params.temperature
+        return token_log_probs(model, batch, self.policy.automaton, temperature)
+
+    def _reference_log_probs(self, batch: Experience) -> Float[Tensor, "batch tokens"]:
         result = torch.zeros_like(batch.log_probs)
-        order = batch.present.sum(1).argsort()
-        rows_at_once = max(1, self.tokens_at_once // batch.ids.shape[1])
-        device = self.reference.device
-        for rows in order.split(rows_at_once):
-            part = batch.take(rows)
-            log_probs = token_log_probs(
-                self.reference, part.to(device), self.policy.automaton, self._temperature
-            )
-            result[rows, : part.ids.shape[1]] = log_probs.to(result.device)
+        by_length = batch.attention_mask.sum(1).argsort()
+        sequences = max(1, self.micro_batch_tokens // batch.ids.shape[1])
+        for selected in by_length.split(sequences):
+            part = batch.select(selected)
+            log_probs = self._log_probs(self.reference, part.to(self.reference.device))
+            result[selected, : part.ids.shape[1]] = log_probs.to(result.device)
         return result
 
 
-def _where_rewards_differ(paths: _Paths) -> _Paths:
-    """The paths of problems whose paths differ in total reward; all, if there is no such problem."""
+def _drop_equal_groups(rollouts: list[_Rollout]) -> list[_Rollout]:
+    """Return the rollouts of groups that differ in total reward; all, if there is no such group."""
     totals: dict[int, list[float]] = {}
-    for group, rewards in zip(paths.groups, paths.rewards, strict=True):
-        totals.setdefault(group, []).append(sum(rewards))
-    kept = [i for i, g in enumerate(paths.groups) if max(totals[g]) - min(totals[g]) > 1e-9]
-    if not kept:
-        return paths
-    return _Paths(*([column[i] for i in kept] for column in attrs.astuple(paths, recurse=False)))
+    for rollout in rollouts:
+        totals.setdefault(rollout.group, []).append(sum(rollout.rewards))
+    equal = {group for group, total in totals.items() if max(total) - min(total) <= 1e-9}
+    if len(equal) == len(totals):
+        _log.warning(
+            "all rollouts have the same reward in each of %d groups: advantages are 0", len(totals)
+        )
+        return rollouts
+    kept = [rollout for rollout in rollouts if rollout.group not in equal]
+    if equal:
+        _log.info(
+            "left out %d of %d groups (%d of %d sequences): all their rollouts have the same reward",
+            len(equal), len(totals), len(rollouts) - len(kept), len(rollouts),
+        )  # fmt: skip
+    return kept
 
 
-def _padded(rows: Sequence[Sequence[int | float]], width: int, fill: int | float) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+def _pad(lists: Sequence[Sequence[int | float]], width: int, fill: int | float) -> Tensor:
+    return torch.tensor([[*values, *[fill] * (width - len(values))] for values in lists])
 
 
-def _is_first(owner: Int64[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"]:
-    """True at the first place (in row order) that each token of the tree appears at."""
-    flat = owner.flatten()
+def _first_occurrence(
+    token_numbers: Int64[Tensor, "batch tokens"],
+) -> Bool[Tensor, "batch tokens"]:
+    """Return True at the first place, in the order of the batch, of each token of the trees."""
+    flat = token_numbers.flatten()
     places = torch.arange(flat.numel())
     first = torch.full((int(flat.max()) + 1,), flat.numel())
-    real = flat >= 0
-    first = first.scatter_reduce(0, flat[real], places[real], "amin")
-    result = torch.zeros_like(real)
+    numbered = flat >= 0
+    first = first.scatter_reduce(0, flat[numbered], places[numbered], "amin")
+    result = torch.zeros_like(numbered)
     result[first[first < flat.numel()]] = True
-    return result.view_as(owner)
-
-
-def _group_means(
-    values: Float[Tensor, " rows"], groups: Int64[Tensor, " rows"]
-) -> Float[Tensor, " rows"]:
-    return mean_over_shared(values[:, None], groups[:, None])[:, 0]
+    return result.view_as(token_numbers)

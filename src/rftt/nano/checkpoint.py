@@ -1,4 +1,4 @@
-"""The shipped checkpoint."""
+"""The shipped checkpoint of nano."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ FOLDER: Final = Path(__file__).with_name("model")
 
 
 def load_nano() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """nano and its tokenizer: a model that follows functional prompts on arithmetic, imperfectly,
-    and has never seen a functional token. ``model/README.md`` beside this file says how it was made
-    and what it can do."""
+    """Load nano and its tokenizer.
+
+    nano follows functional prompts on arithmetic, imperfectly, and has never seen a functional token.
+    ``model/README.md`` beside this file says how it was made and what it can do.
+    """
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(FOLDER)

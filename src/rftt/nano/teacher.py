@@ -2,10 +2,10 @@
 
 Each trace is a question followed by steps; each step is a prompt (a function's description) and a
 body. Only bodies are targets, so nano learns to do what a prompt asks and never which function to
-choose. Where a trace shows a wrong step, for a check to find and a mend to put right, that step is
-context and never a target: no text presents a wrong step as right.
+choose. Where a trace shows a wrong step, for ``verify`` to find and ``refine`` to correct, that step
+is context and never a target: no text presents a wrong step as right.
 
-The functions differ in what they are good at. ``next_step`` makes an operation in one jump,
+The functions differ in what they are good at. ``next_step`` does an operation in one jump,
 ``subquestion`` works a single operation out in small ones, ``direct_answer`` jumps to the end,
 ``verify`` works the last operation out by another route.
 """
@@ -13,9 +13,7 @@ The functions differ in what they are good at. ``next_step`` makes an operation 
 from __future__ import annotations
 
 from random import Random
-from typing import Final
-
-from attrs import frozen
+from typing import Final, TypeAlias
 
 from rftt.problems.arithmetic import (
     Expression,
@@ -34,19 +32,18 @@ RIGHT: Final = "\nright:"
 """Opens the right step that a comparison shows beside a wrong one."""
 
 
-@frozen
-class Piece:
-    """Some text of a trace, and whether nano is trained to write it."""
-
-    text: str
-    is_target: bool
+TextSpan: TypeAlias = tuple[str, bool]
+"""Some text of a trace, and whether it is a target: whether nano is trained to write it."""
 
 
 def prompt(function: str, grammar: Grammar, wording: Random | None = None) -> str:
-    """The text that asks for a step: a new line, the function's description, a colon.
+    """Return the text that asks for a step: a new line, the function's description, a colon.
 
-    With ``wording``, a random shortening: the first word of the description, which is different for
-    each function, and some of what follows it.
+    Args:
+        function: the name of the step's function.
+        grammar: holds its description.
+        wording: shortens the text at random, to the first word of the description, which is different
+            for each function, and some of what follows it.
     """
     first, *rest = grammar.functions[function].description.split(" ")
     if wording is None:
@@ -57,13 +54,14 @@ def prompt(function: str, grammar: Grammar, wording: Random | None = None) -> st
 
 
 def _places(number: int) -> list[int]:
-    """The parts of a number by place, largest first, zeros left out: 407 -> [400, 7]."""
+    """Split a number by decimal place, largest first, zeros left out: 407 -> [400, 7]."""
     digits = str(number)
     parts = [int(digit) * 10 ** (len(digits) - 1 - i) for i, digit in enumerate(digits)]
     return [part for part in parts if part] or [0]
 
 
-def _chain(start: int, operator: str, parts: list[int]) -> list[Fact]:
+def _accumulate(start: int, operator: str, parts: list[int]) -> list[Fact]:
+    """Apply the operator to ``start`` and each part in turn."""
     facts = []
     for part in parts:
         facts.append(Fact(operator, start, part))
@@ -72,25 +70,25 @@ def _chain(start: int, operator: str, parts: list[int]) -> list[Fact]:
 
 
 def worked(fact: Fact) -> list[Fact]:
-    """The small calculations by which ``subquestion`` answers what ``fact`` asks."""
+    """Return the small calculations by which ``subquestion`` answers what ``fact`` asks."""
     if fact.operator != "*":
-        return _chain(fact.left, fact.operator, _places(fact.right))
+        return _accumulate(fact.left, fact.operator, _places(fact.right))
     if fact.right > 9:
         products = [Fact("*", fact.left, part) for part in _places(fact.right)]
     else:
         products = [Fact("*", part, fact.right) for part in _places(fact.left)]
-    return products + _chain(products[0].value, "+", [p.value for p in products[1:]])
+    return products + _accumulate(products[0].value, "+", [p.value for p in products[1:]])
 
 
 def checked(fact: Fact) -> list[Fact]:
-    """The small calculations of another route to the same value, by which ``verify`` checks it."""
+    """Return the calculations of another route to the same value, by which ``verify`` checks it."""
     if fact.operator == "+":
-        return _chain(fact.right, "+", _places(fact.left))
+        return _accumulate(fact.right, "+", _places(fact.left))
     if fact.operator == "-":
-        return _chain(fact.left, "-", _places(fact.right)[::-1])
+        return _accumulate(fact.left, "-", _places(fact.right)[::-1])
     if min(fact.left, fact.right) > 9:
         products = [Fact("*", part, fact.right) for part in _places(fact.left)]
-        return products + _chain(products[0].value, "+", [p.value for p in products[1:]])
+        return products + _accumulate(products[0].value, "+", [p.value for p in products[1:]])
     large, small = max(fact.left, fact.right), min(fact.left, fact.right)
     if large <= 9:
         return [Fact("*", fact.right, fact.left)]
@@ -110,7 +108,7 @@ def _remaining(expression: Expression, full: bool) -> str:
 
 
 def _misread(value: int, rng: Random) -> int:
-    """The value with one digit changed, or a place too much or too little: a believable slip."""
+    """Return a believable wrong value: one digit changed, or 1, 10 or 100 too much or too little."""
     while True:
         if rng.random() < 0.2:
             wrong = value + rng.choice((-10, 10, -100, 100, -1, 1))
@@ -123,7 +121,7 @@ def _misread(value: int, rng: Random) -> int:
 
 
 def _replace_first(expression: Operation, value: int) -> Expression:
-    """The expression with ``value`` in the place of its first operation, right or wrong."""
+    """Return the expression with ``value`` in the place of its first operation, right or wrong."""
     if isinstance(expression.left, Operation):
         return Operation(expression.operator, _replace_first(expression.left, value), expression.right)
     if isinstance(expression.right, Operation):
@@ -133,15 +131,21 @@ def _replace_first(expression: Operation, value: int) -> Expression:
 
 def write_trace(
     expression: Operation, rng: Random, grammar: Grammar, *, reword: bool = False
-) -> list[Piece]:
-    """One way through a problem, by functions drawn at random from those that may follow; with
-    ``reword``, prompts come in many wordings."""
-    pieces = [Piece(render(expression), False)]
+) -> list[TextSpan]:
+    """Write one way through a problem, by functions drawn at random from those that may follow.
+
+    Args:
+        expression: the problem.
+        rng: decides everything.
+        grammar: holds the functions' descriptions.
+        reword: whether prompts come in many wordings.
+    """
+    spans: list[TextSpan] = [(render(expression), False)]
     full = False
 
     def write(function: str, body: str, *, is_target: bool = True) -> None:
-        pieces.append(Piece(prompt(function, grammar, rng if reword else None), False))
-        pieces.append(Piece(body, is_target))
+        spans.append((prompt(function, grammar, rng if reword else None), False))
+        spans.append((body, is_target))
 
     def value_of(start: Expression) -> int:
         *_, (_, value) = steps(start)
@@ -171,7 +175,7 @@ def write_trace(
             wrong = _replace_first(remaining, claimed)
             write("next_step", f"{fact}={claimed} so {_remaining(wrong, full)}", is_target=False)
             if rng.random() < 0.4:
-                pieces.append(Piece(f"{RIGHT}{right_step}", False))
+                spans.append((f"{RIGHT}{right_step}", False))
             write("verify", f"{_written(checked(fact))} not {claimed}")
             write("refine", right_step)
         else:
@@ -180,25 +184,25 @@ def write_trace(
                 write("verify", f"{_written(checked(fact))} ok")
         remaining = after
     write("output", f"{BOXED}{value_of(expression)}}}")
-    pieces.append(Piece("\n", True))
-    return _with_line_ends(pieces)
+    spans.append(("\n", True))
+    return _with_line_ends(spans)
 
 
-def _with_line_ends(pieces: list[Piece]) -> list[Piece]:
+def _with_line_ends(spans: list[TextSpan]) -> list[TextSpan]:
     """Move each new line to the end of the body before it: nano must know when a step is over."""
-    moved: list[Piece] = []
-    for piece in pieces:
-        text, previous = piece.text, moved[-1] if moved else None
-        if text.startswith("\n") and previous is not None and previous.is_target:
-            moved[-1] = Piece(previous.text + "\n", True)
+    moved: list[TextSpan] = []
+    for text, is_target in spans:
+        previous, previous_is_target = moved[-1] if moved else ("", False)
+        if text.startswith("\n") and previous_is_target:
+            moved[-1] = (previous + "\n", True)
             text = text[1:]
         if text:
-            moved.append(Piece(text, piece.is_target))
+            moved.append((text, is_target))
     return moved
 
 
 def training_expression(rng: Random) -> Operation:
-    """An expression for training: of the ``train`` split, and so are the problems inside it.
+    """Sample an expression of the ``train`` split whose inner problems are of that split too.
 
     Expressions of a single operation are facts of arithmetic, not problems, and belong to all.
     """

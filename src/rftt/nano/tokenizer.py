@@ -16,10 +16,10 @@ _PHRASES: Final = (BOXED, " so ", "first ", " hard", " easy", " ok", " not ", "r
 
 
 def build_tokenizer(grammar: Grammar) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows numbers, signs and the words of the grammar's descriptions.
+    """Build a tokenizer that knows digits, signs and the words of the grammar's descriptions.
 
-    Words that open a description's later places carry their leading space, so that a prompt is a
-    few tokens and decoding gives back the exact text.
+    All words of a description but the first carry their leading space, so that a prompt is a few
+    tokens and decoding gives back the exact text.
     """
     words: dict[str, None] = {}
     for function in grammar.functions.values():

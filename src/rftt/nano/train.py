@@ -11,6 +11,7 @@ import math
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import lightning
 import torch
@@ -26,24 +27,30 @@ from rftt.nano.teacher import training_expression, write_trace
 from rftt.nano.tokenizer import build_tokenizer
 from rftt.tokens.grammar import Grammar
 
-IGNORED = -100
+IGNORED: Final = -100
 """The label that transformers' loss leaves out."""
 
-Batch = dict[str, Int64[Tensor, "rows tokens"]]
+Batch = dict[str, Int64[Tensor, "batch tokens"]]
 
 
 @frozen
 class TraceBatches(Dataset[Batch]):
-    """Batch ``i`` of traces, a function of (seed, i): the same whenever and wherever it is drawn.
+    """Batches of traces. Batch ``i`` is a function of (seed, i), whenever and wherever it is made.
 
-    Traces are drawn in pools of ``batches_per_pool`` batches and sorted by length inside a pool,
-    which keeps padding low.
+    Attributes:
+        tokenizer: encodes the traces.
+        grammar: holds the functions' descriptions.
+        batches: number of batches.
+        batch_size: traces in a batch.
+        seed: of the random stream.
+        reword: whether prompts come in many wordings.
+        batches_per_pool: batches whose traces are sorted by length together, which keeps padding low.
     """
 
     tokenizer: PreTrainedTokenizerFast
     grammar: Grammar
     batches: int
-    rows: int
+    batch_size: int
     seed: int
     reword: bool
     batches_per_pool: int = 16
@@ -53,31 +60,32 @@ class TraceBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         pool, place = divmod(index, self.batches_per_pool)
-        return _pool(self, pool)[place]
+        return _make_pool(self, pool)[place]
 
 
 @lru_cache(maxsize=1)
-def _pool(data: TraceBatches, number: int) -> list[Batch]:
+def _make_pool(data: TraceBatches, number: int) -> list[Batch]:
     rng = Random(f"nano/{data.seed}/{number}")
     traces = []
-    for _ in range(data.batches_per_pool * data.rows):
+    for _ in range(data.batches_per_pool * data.batch_size):
         ids: list[int] = []
         labels: list[int] = []
-        for piece in write_trace(training_expression(rng), rng, data.grammar, reword=data.reword):
-            new = data.tokenizer.encode(piece.text, add_special_tokens=False)
+        trace = write_trace(training_expression(rng), rng, data.grammar, reword=data.reword)
+        for text, is_target in trace:
+            new = data.tokenizer.encode(text, add_special_tokens=False)
             ids += new
-            labels += new if piece.is_target else [IGNORED] * len(new)
+            labels += new if is_target else [IGNORED] * len(new)
         traces.append((ids, labels))
-    traces.sort(key=lambda trace: len(trace[0]))
+    traces.sort(key=lambda pair: len(pair[0]))
     batches = []
-    for start in range(0, len(traces), data.rows):
-        chosen = traces[start : start + data.rows]
-        width = len(chosen[-1][0])
+    for start in range(0, len(traces), data.batch_size):
+        batch = traces[start : start + data.batch_size]
+        width = len(batch[-1][0])
         pad = data.tokenizer.pad_token_id
         batches.append(
             {
-                "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in chosen]),
-                "labels": torch.tensor([la + [IGNORED] * (width - len(la)) for _, la in chosen]),
+                "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch]),
+                "labels": torch.tensor([la + [IGNORED] * (width - len(la)) for _, la in batch]),
             }
         )
     rng.shuffle(batches)
@@ -85,7 +93,13 @@ def _pool(data: TraceBatches, number: int) -> list[Batch]:
 
 
 class NanoTraining(lightning.LightningModule):
-    """Next-token training with AdamW and a cosine schedule after a linear warm-up."""
+    """Trains on the next token, with AdamW and a cosine schedule after a linear warm-up.
+
+    Args:
+        model: what is trained.
+        learning_rate: at the end of the warm-up.
+        steps: updates in all.
+    """
 
     def __init__(self, model: LlamaForCausalLM, learning_rate: float, steps: int) -> None:
         super().__init__()
@@ -102,11 +116,11 @@ class NanoTraining(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
         )
-        warm = 100
+        warmup_steps = 100
 
         def scale(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
             return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
@@ -116,10 +130,10 @@ class NanoTraining(lightning.LightningModule):
         }
 
 
-def nano_config(vocabulary: int) -> LlamaConfig:
-    """The shape of nano: a Llama of four layers, about 1.3 million parameters."""
+def nano_config(vocab_size: int) -> LlamaConfig:
+    """Return the shape of nano: a Llama of four layers, about 1.3 million parameters."""
     return LlamaConfig(
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         hidden_size=160,
         num_hidden_layers=4,
         intermediate_size=448,
@@ -134,13 +148,14 @@ def nano_config(vocabulary: int) -> LlamaConfig:
 
 
 def main() -> None:
+    """Train nano and save it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=4000, help="updates on prompts as they are")
     parser.add_argument(
         "--reword-steps", type=int, default=1200, help="then, on prompts in many wordings"
     )
-    parser.add_argument("--rows", type=int, default=64, help="traces in a batch")
+    parser.add_argument("--batch-size", type=int, default=64, help="traces in a batch")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -155,7 +170,7 @@ def main() -> None:
         ("rewording", arguments.reword_steps, 1e-3, True),
     ):
         seed = arguments.seed + 1000 * reword
-        batches = TraceBatches(tokenizer, grammar, steps, arguments.rows, seed, reword)
+        batches = TraceBatches(tokenizer, grammar, steps, arguments.batch_size, seed, reword)
         folder = arguments.output / phase
         trainer = lightning.Trainer(
             accelerator="auto",

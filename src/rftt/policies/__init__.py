@@ -1,1 +1,1 @@
-"""How a state becomes tokens (policies), and how tokens are produced (samplers)."""
+"""Policies: how a state becomes tokens."""

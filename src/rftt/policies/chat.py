@@ -12,12 +12,12 @@ from rftt.problems.problem import Problem
 def chat_question(
     tokenizer: PreTrainedTokenizerBase, *, system: str | None = None
 ) -> Callable[[Problem], str]:
-    """The ``question`` of a policy for a model that was tuned to chat: the problem as the user's turn,
-    after which the assistant's begins.
+    """Return the ``question`` of a policy for a chat model: the problem as the user's turn, after which
+    the assistant's begins.
 
     Args:
-        tokenizer: of the model.
-        system: a turn that comes before, where the template has one.
+        tokenizer: the model's.
+        system: text of a system turn before it, where the template has one.
 
     Raises:
         ValueError: if the tokenizer has no chat template.

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.functional import FunctionalPolicy
 from rftt.policies.prompted import PromptedPolicy
-from rftt.policies.sampler import Sampler
-from rftt.policies.server_sampler import ServerSampler
-from rftt.policies.transformers_sampler import TransformersSampler
-from rftt.policies.vllm_sampler import VLLMSampler
 from rftt.problems.problem import Problem, question_line
-from rftt.tokens.embeddings import make_room
+from rftt.samplers.openai import ServerSampler
+from rftt.samplers.plain import PlainSampler
+from rftt.samplers.sampler import Sampler
+from rftt.samplers.transformers.sampler import TransformersSampler
+from rftt.samplers.vllm.sampler import VLLMSampler
+from rftt.tokens.embeddings import resize_token_embeddings
 from rftt.tokens.functional import FunctionalTokens
 from rftt.tokens.grammar import Grammar
+
+_LOG: Final = logging.getLogger(__name__)
 
 _ADAPTER: Final = "adapter_config.json"
 
@@ -40,19 +45,20 @@ def load_policy(
     device: torch.device | str | None = None,
     **sampling: Any,
 ) -> FunctionalPolicy | PromptedPolicy:
-    """A policy from a model in transformers' format, a model with functional tokens, or an adapter.
+    """Load a policy from a model in transformers' format, a model with functional tokens, or an adapter.
 
     Args:
         path_or_name: a folder, or a name that transformers can find. A folder with an
             ``adapter_config.json`` is an adapter: its base model is loaded and the two are merged. For
             a server, the name that it knows the model by.
         backend: :class:`TransformersSampler`, :class:`VLLMSampler` or :class:`ServerSampler`; the last
-            is for prompted policies.
-        grammar: the functions and who may follow whom; default the paper's.
+            is for prompted policies. Where the first refuses a model family, :class:`PlainSampler`
+            takes its place, with a warning in the log.
+        grammar: the functions, and which may follow which; default the paper's.
         prompted: ask for each step with a prompt, which any model can be, instead of by functional
             tokens, which a model must have been taught.
         functions, prompts: as in :class:`PromptedPolicy`; only with ``prompted``.
-        question: how a problem opens the context.
+        question: the text with which a problem opens the context.
         dtype: of the weights; a server has its own.
         device: where to put them, only with transformers; default a GPU if there is one.
         **sampling: as in the sampler: ``temperature``, ``top_p``, ``batch_size`` ... A server needs
@@ -71,23 +77,23 @@ def load_policy(
     if backend != "transformers" and device is not None:
         raise ValueError(f"device is for the backend transformers: {backend} chooses its own")
     tokens = None
+    sampler: Sampler
     if backend == "server":
         if not prompted:
             raise ValueError(
                 "a server cannot keep to a grammar of functional tokens: pass prompted=True, or take "
                 "another backend"
             )
-        sampler: Sampler
-        sampler, tokenizer = _on_server(str(path_or_name), **sampling)
+        sampler, tokenizer = _server_sampler(str(path_or_name), **sampling)
     else:
-        model, tokenizer = _source(path_or_name, backend, dtype)
+        model, tokenizer = _model_source(path_or_name, backend, dtype)
         if not prompted:
-            tokens = _tokens(path_or_name, tokenizer, grammar)
+            tokens = _find_tokens(path_or_name, tokenizer, grammar)
         if backend == "vllm":
             sampler = VLLMSampler(model, tokenizer, dtype=dtype, **sampling)
         else:
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            sampler = TransformersSampler(model.to(device), tokenizer, **sampling)
+            sampler = _transformers_sampler(model.to(device), tokenizer, **sampling)
     if tokens is not None:
         return FunctionalPolicy(sampler, tokenizer, tokens, question=question)
     return PromptedPolicy(
@@ -95,7 +101,24 @@ def load_policy(
     )
 
 
-def _on_server(
+def _transformers_sampler(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **sampling: Any
+) -> Sampler:
+    """Return the fast sampler, or the plain one for a model family that the fast one refuses."""
+    try:
+        return TransformersSampler(model, tokenizer, **sampling)
+    except ValueError as error:
+        # A wrong setting is refused by the fast sampler for every family.
+        if getattr(model, "_supports_attention_backend", False):
+            raise
+        # It has no prefix cache.
+        sampling.pop("prefix_bytes", None)
+        plain = PlainSampler(model, tokenizer, **sampling)
+        _LOG.warning("%s; PlainSampler, which is slower, takes its place", error)
+        return plain
+
+
+def _server_sampler(
     model: str, *, url: str | None = None, tokenizer: Path | str | None = None, **sampling: Any
 ) -> tuple[ServerSampler, PreTrainedTokenizerBase]:
     if url is None or tokenizer is None:
@@ -103,14 +126,14 @@ def _on_server(
             "a server needs url=, such as http://localhost:8000/v1, and tokenizer=, a folder or name to "
             "load the model's tokenizer from"
         )
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    return ServerSampler(url, model, words, **sampling), words
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    return ServerSampler(url, model, loaded, **sampling), loaded
 
 
-def _source(
+def _model_source(
     path_or_name: Path | str, backend: Backend, dtype: torch.dtype
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """What the sampler is made from: a model, or where vLLM finds one that needs no merging."""
+    """Return what the sampler is made from: a model, or where vLLM finds one that needs no merging."""
     folder = Path(path_or_name)
     if backend == "vllm" and not (folder / _ADAPTER).is_file():
         _check(folder)
@@ -118,7 +141,7 @@ def _source(
     return load_model(path_or_name, dtype=dtype)
 
 
-def _tokens(
+def _find_tokens(
     path_or_name: Path | str, tokenizer: PreTrainedTokenizerBase, grammar: Grammar
 ) -> FunctionalTokens:
     try:
@@ -133,9 +156,10 @@ def _tokens(
 def load_model(
     path_or_name: Path | str, *, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, with an adapter merged in if it is one.
+    """Load a causal language model and its tokenizer, with an adapter merged in if it is one.
 
-    Raises ``FileNotFoundError`` naming the folder if it is missing or holds no model.
+    Raises:
+        FileNotFoundError: naming the folder, if it is missing or holds no model.
     """
     folder = Path(path_or_name)
     if (folder / _ADAPTER).is_file():
@@ -146,18 +170,16 @@ def load_model(
 
 
 def _load_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from peft import PeftModel
-
     base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     model, _ = load_model(base, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Rows for the functional tokens; the adapter holds what is in them.
-    make_room(model, tokenizer)
+    resize_token_embeddings(model, tokenizer)
     return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), tokenizer
 
 
 def _check(folder: Path) -> None:
-    """Raise ``FileNotFoundError`` where this is meant as a folder and holds no model."""
+    """Raise ``FileNotFoundError`` if this is meant as a folder and holds no model."""
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"model folder {folder} has no config.json: give one written by save_pretrained"

@@ -1,7 +1,7 @@
 """Arithmetic expressions: problems whose every step can be made, worked out and checked exactly.
 
 An expression is an ``int`` or an :class:`Operation`. All values that occur, on the way and at the
-end, are whole numbers from 0 to 9999, and both factors of a product lie between 2 and 99.
+end, are integers from 0 to 9999, and both factors of a product lie between 2 and 99.
 
 Every problem belongs to exactly one split (``train``, ``warmup``, ``reinforce``, ``heldout``),
 decided by a hash of its canonical form, in which the order of terms and factors does not count.
@@ -45,7 +45,7 @@ Expression: TypeAlias = int | Operation
 
 @frozen
 class Fact:
-    """One finished calculation, ``left operator right = value``."""
+    """A calculation of two numbers, ``left operator right = value``."""
 
     operator: str
     left: int
@@ -53,11 +53,12 @@ class Fact:
 
     @property
     def value(self) -> int:
+        """The result."""
         return apply(self.operator, self.left, self.right)
 
     @property
     def is_hard(self) -> bool:
-        """A product of two factors above ten: more than a small model can do in one jump."""
+        """Whether it is a product of two factors above ten, too much for a small model in one step."""
         return self.operator == "*" and min(self.left, self.right) > 10
 
     def __str__(self) -> str:
@@ -65,9 +66,10 @@ class Fact:
 
 
 def apply(operator: str, left: int, right: int) -> int:
-    """The value of one operation.
+    """Return the value of one operation.
 
-    Raises ``ValueError`` for an operator other than ``+ - *``.
+    Raises:
+        ValueError: for an operator other than ``+ - *``.
     """
     match operator:
         case "+":
@@ -80,8 +82,10 @@ def apply(operator: str, left: int, right: int) -> int:
 
 
 def first_step(expression: Operation) -> tuple[Fact, Expression]:
-    """The operation that is due first (operands before operators, left before right) and what
-    remains of the expression once its value has taken its place."""
+    """Return the operation to do first, and the expression with its value in its place.
+
+    Operands come before operators, left before right.
+    """
     if isinstance(expression.left, Operation):
         fact, left = first_step(expression.left)
         return fact, Operation(expression.operator, left, expression.right)
@@ -93,14 +97,14 @@ def first_step(expression: Operation) -> tuple[Fact, Expression]:
 
 
 def steps(expression: Expression) -> Iterator[tuple[Fact, Expression]]:
-    """Each operation in the order it is due, with the expression that remains after it."""
+    """Yield the operations in order, each with the expression that remains after it."""
     while isinstance(expression, Operation):
         fact, expression = first_step(expression)
         yield fact, expression
 
 
 def render(expression: Expression, *, full: bool = False) -> str:
-    """The expression as text; ``full`` brackets every inner operation, else only where needed."""
+    """Render an expression as text, bracketed where needed; ``full`` brackets every inner operation."""
     if isinstance(expression, int):
         return str(expression)
     precedence = _PRECEDENCE[expression.operator]
@@ -116,7 +120,7 @@ def render(expression: Expression, *, full: bool = False) -> str:
 
 
 def canonical(expression: Expression) -> str:
-    """A text that is the same for expressions that differ only in the order of terms or factors."""
+    """Return a text that is equal for expressions that differ only in the order of terms or factors."""
     if isinstance(expression, int):
         return str(expression)
     left, right = canonical(expression.left), canonical(expression.right)
@@ -126,7 +130,7 @@ def canonical(expression: Expression) -> str:
 
 
 def split_of(expression: Expression) -> Split:
-    """The one split to which this expression belongs."""
+    """Return the one split that an expression belongs to."""
     digest = hashlib.sha256(canonical(expression).encode()).digest()
     bucket = int.from_bytes(digest[:8], "big") % 100
     return next(split for split, buckets in _SPLITS.items() if bucket in buckets)
@@ -150,9 +154,10 @@ def _is_within_bounds(fact: Fact) -> bool:
 
 
 def sample_expression(rng: Random, operations: int) -> Operation:
-    """A random expression with so many operations, all of whose values lie within bounds.
+    """Sample an expression of ``operations`` operations, all of whose values lie within bounds.
 
-    Raises ``ValueError`` if ``operations`` is less than 1.
+    Raises:
+        ValueError: if ``operations`` is less than 1.
     """
     if operations < 1:
         raise ValueError(f"operations must be 1 or more, not {operations}")
@@ -167,11 +172,11 @@ def sample_expression(rng: Random, operations: int) -> Operation:
 def arithmetic_problems(
     count: int, split: Split, *, seed: int = 0, operations: tuple[int, ...] = (2, 3, 4)
 ) -> list[Problem]:
-    """Distinct problems of one split, each asking for the value of an expression.
+    """Sample distinct problems of one split, each asking for the value of an expression.
 
     Args:
-        count: how many.
-        split: problems of different splits never coincide, whatever their seeds.
+        count: number of problems.
+        split: where they are from; problems of different splits never coincide, whatever their seeds.
         seed: of the random stream; the same arguments give the same problems.
         operations: numbers of operations to choose from, with equal chance.
     """

@@ -1,4 +1,4 @@
-"""Problems from files."""
+"""Load problems from files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rftt.problems.problem import Problem
 
 Reader = Callable[[Mapping[str, Any]], tuple[str, str]]
+"""Maps a line's object to a question and its answer."""
 
 
 def load_problems(

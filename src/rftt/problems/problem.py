@@ -12,9 +12,15 @@ BOXED: Final = "\\boxed{"
 
 @frozen
 class Problem:
-    """``answer`` is what a verifier marks against; ``None`` where none is known.
+    """A question and its gold answer.
 
-    ``id`` names the problem in files and seeds its random stream: keep it unique in a run.
+    Attributes:
+        id: names the problem in files and seeds its random stream; it must be unique in a run.
+        question: what is asked.
+        answer: the gold answer that a verifier marks against; ``None`` where none is known.
+
+    Raises:
+        ValueError: if the id or the question is empty.
     """
 
     id: str
@@ -29,5 +35,5 @@ class Problem:
 
 
 def question_line(problem: Problem) -> str:
-    """How a problem opens a model's context unless told otherwise: its question and a new line."""
+    """Return the default prompt of a problem: its question and a new line."""
     return problem.question + "\n"

@@ -1,26 +1,22 @@
-"""What a search may spend."""
+"""What a search may spend, and the settings that every search shares."""
 
 from __future__ import annotations
 
-import time
-
 from attrs import field, frozen, validators
-
-from rftt.search.tree import SearchTree
 
 _AT_LEAST_ONE = validators.optional(validators.ge(1))
 
 
 @frozen
 class Budget:
-    """Limits for each tree; ``None`` is no limit. None of them is ever overspent, except
-    ``seconds``, after which no new round begins.
+    """Limits for each tree; ``None`` is no limit. None is ever overspent, except ``seconds``, after
+    which no new round begins.
 
     Attributes:
-        rollouts: samples asked of the policy, each one step or on to an answer.
+        rollouts: completions asked of the policy, each one step or on to the end of a solution.
         nodes: steps on the tree, the root not counted.
-        tokens: sampled token ids.
-        policy_calls: batched calls of ``Policy.extend`` in which the tree takes part: its rounds.
+        tokens: sampled token ids; forced ids do not count.
+        policy_calls: batched calls of ``Policy.extend`` in which the tree takes part.
         seconds: wall time of the whole run.
     """
 
@@ -30,31 +26,25 @@ class Budget:
     policy_calls: int | None = field(default=None, validator=_AT_LEAST_ONE)
     seconds: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
 
-    def deadline(self) -> float:
-        """The ``time.monotonic()`` after which no round begins."""
-        return float("inf") if self.seconds is None else time.monotonic() + self.seconds
 
-    def is_spent(self, tree: SearchTree) -> bool:
-        """Whether this tree may ask for nothing more."""
-        return self.samples_left(tree, 1) == 0
+@frozen
+class SearchConfig:
+    """The settings of a search, whatever its strategy.
 
-    def samples_left(self, tree: SearchTree, wanted: int) -> int:
-        """How many of ``wanted`` samples this tree may still have in one round: each needs a rollout,
-        a node and a token at the least."""
-        if self.policy_calls is not None and tree.rounds >= self.policy_calls:
-            return 0
-        if self.rollouts is not None:
-            wanted = min(wanted, self.rollouts - tree.samples)
-        if self.nodes is not None:
-            wanted = min(wanted, self.nodes - len(tree) + 1)
-        if self.tokens is not None:
-            wanted = min(wanted, self.tokens - tree.tokens)
-        return wanted
+    Attributes:
+        budget: what each tree may spend.
+        seed: with a problem's id and the policy it determines the tree, whatever else is searched.
+        max_depth: most steps from the question to the end of a solution.
+        max_tokens: most sampled ids in one completion.
+        max_concurrent_trees: trees that grow side by side; other problems wait for one to finish.
+            ``None`` is all.
+        streaming: whether a tree begins its next round as soon as its own completions are there,
+            instead of waiting for those of all trees. The trees are the same.
+    """
 
-    def steps_each(self, tree: SearchTree, samples: int, at_most: int) -> int:
-        """How many steps each of ``samples`` may take."""
-        return at_most if self.nodes is None else min(at_most, (self.nodes - len(tree) + 1) // samples)
-
-    def tokens_each(self, tree: SearchTree, samples: int, at_most: int) -> int:
-        """How many tokens each of ``samples`` may take."""
-        return at_most if self.tokens is None else min(at_most, (self.tokens - tree.tokens) // samples)
+    budget: Budget
+    seed: int = 0
+    max_depth: int = field(default=18, validator=validators.ge(1))
+    max_tokens: int = field(default=512, validator=validators.ge(1))
+    max_concurrent_trees: int | None = field(default=None, validator=_AT_LEAST_ONE)
+    streaming: bool = False

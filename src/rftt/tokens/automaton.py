@@ -1,7 +1,9 @@
-"""A finite automaton over token ids: which ids may come next, and when a sample is over.
+"""Finite automaton over token ids: which ids may come next, and where a sample ends.
 
-One table serves sampling (masks and stopping) and learning (the same masks again, so that a
-log-probability means the same thing in both places).
+Sampling and learning use the same automaton, so that a log-probability means the same in both. Ids are
+of two kinds. *Special ids* (openers and closers, or stops) are few; each has a column in small tables of
+allowed ids and next states. *Body ids* are all others; a state allows all of them or none, and they
+never change the state. So memory grows with states x special ids, not with states x vocabulary.
 """
 
 from __future__ import annotations
@@ -9,91 +11,174 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from rftt.tokens.functional import FunctionalTokens
 
 END = 0
-"""The state after which nothing more is sampled. It allows every id, so its rows are harmless."""
+"""State after which nothing is sampled. It allows every id but the banned ones, so that no row of a mask
+is empty, and leads to itself."""
 
 
 @frozen(eq=False)
 class TokenAutomaton:
-    """``allowed[s, i]``: id ``i`` may be sampled in state ``s``; ``following[s, i]``: where it leads."""
+    """Deterministic automaton over the ids of a vocabulary.
 
-    allowed: Bool[Tensor, "states vocabulary"]
-    following: Int64[Tensor, "states vocabulary"]
+    Attributes:
+        body_ids: for each id, whether a body may hold it; false at special ids.
+        special_ids: sorted ids that may change the state.
+        in_body: for each state, whether body ids are allowed in it.
+        allowed: for each state and special id, whether the id is allowed.
+        following: for each state and special id, the next state.
+        closing: for each special id, whether it ends a step.
+        between: the state after a step of a function and before the next one; the key ``None`` stands
+            for the question.
+        within: the state inside a step of a function; empty if steps are not marked by ids.
+    """
+
+    body_ids: Bool[Tensor, " size"]
+    special_ids: Int64[Tensor, " special"]
+    in_body: Bool[Tensor, " states"]
+    allowed: Bool[Tensor, "states special"]
+    following: Int64[Tensor, "states special"]
+    closing: Bool[Tensor, " special"]
     between: dict[str | None, int]
-    """The state after a step of this function (``None``: after the question) and before the next."""
     within: dict[str, int]
-    """The state inside a step of this function."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of rows in the output of the models it is for."""
+        return len(self.body_ids)
+
+    @property
+    def allows_everything(self) -> bool:
+        """Return whether no state forbids an id, so that no mask is needed."""
+        every_id = int(self.body_ids.sum()) + len(self.special_ids) == self.size
+        return every_id and bool(self.in_body.all()) and bool(self.allowed.all())
+
+    def to(self, device: torch.device) -> TokenAutomaton:
+        """Return the automaton with its tables on a device."""
+        names = ("body_ids", "special_ids", "in_body", "allowed", "following", "closing")
+        return evolve(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def mask(self, states: Int64[Tensor, " rows"]) -> Bool[Tensor, "rows size"]:
+        """Return, for each state, which ids are allowed. States are on the automaton's device."""
+        mask = self.in_body[states, None] & self.body_ids
+        mask[:, self.special_ids] = self.allowed[states]
+        return mask
+
+    def next_states(
+        self, states: Int64[Tensor, " rows"], ids: Int64[Tensor, " rows"]
+    ) -> Int64[Tensor, " rows"]:
+        """Return the state that each id leads to."""
+        if not len(self.special_ids):
+            return states
+        column, is_special = self._columns(ids)
+        return torch.where(is_special, self.following[states, column], states)
+
+    def closes(self, ids: Int64[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        """Return, for each id, whether it ends a step."""
+        if not len(self.special_ids):
+            return torch.zeros_like(ids, dtype=torch.bool)
+        column, is_special = self._columns(ids)
+        return is_special & self.closing[column]
+
+    def specials(self, state: int) -> list[int]:
+        """Return the special ids that are allowed in a state."""
+        ids: list[int] = self.special_ids[self.allowed[state]].tolist()
+        return ids
+
+    def _columns(
+        self, ids: Int64[Tensor, " rows"]
+    ) -> tuple[Int64[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        """Return the column of each id in the tables, and whether it has one."""
+        column = torch.searchsorted(self.special_ids, ids.contiguous()).clamp(
+            max=len(self.special_ids) - 1
+        )
+        return column, self.special_ids[column] == ids
 
 
-def with_stopping_copies(automaton: TokenAutomaton, ids: Collection[int]) -> TokenAutomaton:
-    """The same automaton and, for each of its ``n`` states ``s``, a state ``n + s`` that differs in that
-    any of ``ids`` ends the sample."""
-    states = len(automaton.allowed)
-    stopping = torch.where(automaton.following == END, END, automaton.following + states)
-    stopping[:, list(ids)] = END
-    return TokenAutomaton(
-        automaton.allowed.repeat(2, 1),
-        torch.cat([automaton.following, stopping]),
-        automaton.between,
-        automaton.within,
-    )
-
-
-def stop_automaton(stop_ids: Collection[int], vocabulary: int, size: int) -> TokenAutomaton:
-    """Two states: any real id may be sampled, and each of ``stop_ids`` ends the sample.
+def stop_automaton(stop_ids: Collection[int], tokenizer_size: int, vocab_size: int) -> TokenAutomaton:
+    """Build an automaton of two states: any id may be sampled, and each of ``stop_ids`` ends the sample.
 
     Args:
         stop_ids: ids that end a sample.
-        vocabulary: number of ids the tokenizer knows; rows of the model beyond it are never sampled.
-        size: number of rows in the model's output.
+        tokenizer_size: number of ids the tokenizer knows; rows of the model beyond it are never sampled.
+        vocab_size: number of rows in the model's output.
     """
-    allowed = torch.ones(2, size, dtype=torch.bool)
-    allowed[1, vocabulary:] = False
-    following = torch.ones(2, size, dtype=torch.int64)
-    following[END] = END
-    following[1, list(stop_ids)] = END
-    return TokenAutomaton(allowed, following, between={None: 1}, within={})
+    special_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.int64)
+    shape = (2, len(special_ids))
+    return TokenAutomaton(
+        body_ids=_body_ids(special_ids, (), tokenizer_size, vocab_size),
+        special_ids=special_ids,
+        in_body=torch.ones(2, dtype=torch.bool),
+        allowed=(special_ids < tokenizer_size).expand(shape).clone(),
+        following=torch.full(shape, END),
+        closing=torch.ones(shape[1], dtype=torch.bool),
+        between={None: 1},
+        within={},
+    )
 
 
 def grammar_automaton(
-    tokens: FunctionalTokens, *, vocabulary: int, size: int, banned: Collection[int] = ()
+    tokens: FunctionalTokens, *, tokenizer_size: int, vocab_size: int, banned: Collection[int] = ()
 ) -> TokenAutomaton:
-    """The grammar as an automaton: openers only where they are legal, closers only of the open step.
+    """Build the grammar's automaton: openers only where they are legal, closers only of the open step.
 
     Args:
         tokens: the functional tokens.
-        vocabulary: number of ids the tokenizer knows; rows of the model beyond it are never sampled.
-        size: number of rows in the model's output.
+        tokenizer_size: number of ids the tokenizer knows; rows of the model beyond it are never sampled.
+        vocab_size: number of rows in the model's output.
         banned: further ids that are never sampled, such as padding or an end-of-text token: a
             solution ends by its terminal step.
     """
-    names = list(tokens.grammar.functions)
     between: dict[str | None, int] = {None: 1}
     within: dict[str, int] = {}
-    for place, name in enumerate(names):
+    for place, name in enumerate(tokens.grammar.functions):
         within[name] = 2 + 2 * place
         between[name] = END if tokens.grammar.is_terminal(name) else 3 + 2 * place
-    states = 2 + 2 * len(names)
-    allowed = torch.zeros(states, size, dtype=torch.bool)
-    following = torch.zeros(states, size, dtype=torch.int64)
+    special_ids = torch.tensor(sorted(tokens.ids), dtype=torch.int64)
+    column = {token: place for place, token in enumerate(special_ids.tolist())}
+    states = 2 + 2 * len(within)
+    in_body = torch.zeros(states, dtype=torch.bool)
+    in_body[[END, *within.values()]] = True
+    allowed = torch.zeros(states, len(special_ids), dtype=torch.bool)
     allowed[END] = True
-    ordinary = torch.zeros(size, dtype=torch.bool)
-    ordinary[:vocabulary] = True
-    ordinary[[*tokens.ids, *banned]] = False
+    # Special ids that are not allowed do not matter; an automaton that is at its end stays there.
+    following = torch.full((states, len(special_ids)), END)
+
+    def add_transition(state: int, token: int, target: int) -> None:
+        allowed[state, column[token]] = True
+        following[state, column[token]] = target
+
     for last, state in between.items():
         if state != END:
             for follower in tokens.grammar.legal(last):
-                allowed[state, tokens.openers[follower]] = True
-                following[state, tokens.openers[follower]] = within[follower]
+                add_transition(state, tokens.openers[follower], within[follower])
     for name, state in within.items():
-        allowed[state] = ordinary
-        allowed[state, tokens.closers[name]] = True
-        following[state] = state
-        following[state, tokens.closers[name]] = between[name]
-    return TokenAutomaton(allowed, following, between, within)
+        add_transition(state, tokens.closers[name], between[name])
+    return TokenAutomaton(
+        body_ids=_body_ids(special_ids, banned, tokenizer_size, vocab_size),
+        special_ids=special_ids,
+        in_body=in_body,
+        allowed=allowed,
+        following=following,
+        closing=torch.isin(special_ids, torch.tensor(list(tokens.closers.values()))),
+        between=between,
+        within=within,
+    )
+
+
+def _body_ids(
+    special_ids: Int64[Tensor, " special"],
+    banned: Collection[int],
+    tokenizer_size: int,
+    vocab_size: int,
+) -> Bool[Tensor, " size"]:
+    body_ids = torch.zeros(vocab_size, dtype=torch.bool)
+    body_ids[:tokenizer_size] = True
+    body_ids[special_ids] = False
+    body_ids[list(banned)] = False
+    return body_ids

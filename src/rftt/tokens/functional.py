@@ -11,12 +11,14 @@ from rftt.tokens.grammar import Grammar
 
 
 @frozen
-class Step:
-    """A function's name and the ids of the body between its opener and closer."""
+class StepSpan:
+    """The place of one step in a sequence of ids: ``ids[start:end]``, opener and closer included."""
 
     function: str
-    body: tuple[int, ...]
-    is_closed: bool = True
+    start: int
+    end: int
+    closed: bool
+    """Whether the step ends with its closer."""
 
 
 @frozen(eq=False)
@@ -34,7 +36,7 @@ class FunctionalTokens:
     def add(tokenizer: PreTrainedTokenizerBase, grammar: Grammar) -> FunctionalTokens:
         """Add every opener and closer to the tokenizer, in place, as one special token each.
 
-        The model needs rows for them: see :func:`rftt.tokens.embeddings.add_rows`.
+        The model needs rows for them: see :func:`rftt.tokens.embeddings.initialize_token_embeddings`.
 
         Raises ``ValueError`` naming the tags if the tokenizer has one of them already.
         """
@@ -62,7 +64,7 @@ class FunctionalTokens:
         if missing:
             raise ValueError(
                 f"the tokenizer has no token for {', '.join(missing)}: add them with "
-                "FunctionalTokens.add(tokenizer, grammar) and rftt.tokens.add_rows(model, ...)"
+                "FunctionalTokens.add(tokenizer, grammar) and rftt.initialize_token_embeddings(model, ...)"
             )
         for tag in _tags(grammar):
             ids = tokenizer.encode(tag, add_special_tokens=False)
@@ -80,54 +82,42 @@ class FunctionalTokens:
         """All openers and closers."""
         return (*self.openers.values(), *self.closers.values())
 
-    def encode(self, steps: Sequence[Step]) -> list[int]:
-        """Steps as ids: opener, body, closer, and so on.
+    def encode(self, function: str, body: Sequence[int]) -> tuple[int, ...]:
+        """Encode one step: opener, body, closer.
 
-        Raises ``ValueError`` if a body holds a functional token or a step that is not the last is
-        open.
+        Raises:
+            ValueError: if the body holds a functional token.
         """
-        special = set(self.ids)
-        ids: list[int] = []
-        for position, step in enumerate(steps):
-            if special.intersection(step.body):
-                raise ValueError(
-                    f"step {position} ({step.function!r}): its body holds a functional token"
-                )
-            if not step.is_closed and position + 1 < len(steps):
-                raise ValueError(f"step {position} ({step.function!r}) is open but is not the last")
-            ids.append(self.openers[step.function])
-            ids.extend(step.body)
-            if step.is_closed:
-                ids.append(self.closers[step.function])
-        return ids
+        if forged := set(self.ids).intersection(body):
+            raise ValueError(f"a step of {function!r}: its body holds the functional token {min(forged)}")
+        return (self.openers[function], *body, self.closers[function])
 
-    def decode(self, ids: Sequence[int]) -> list[Step]:
-        """Ids as steps; the inverse of :meth:`encode`. A last step may lack its closer.
+    def split(self, ids: Sequence[int]) -> list[StepSpan]:
+        """Split ids into steps. The last step may lack its closer.
 
-        Raises ``ValueError`` naming the position of an id that does not belong there.
+        Raises:
+            ValueError: naming the position of an id that does not belong there.
         """
         opened_by = {i: name for name, i in self.openers.items()}
         special = set(self.ids)
-        steps: list[Step] = []
-        current: str | None = None
-        body: list[int] = []
+        spans: list[StepSpan] = []
+        function: str | None = None
+        start = 0
         for position, token in enumerate(ids):
-            if current is None:
+            if function is None:
                 if token not in opened_by:
                     raise ValueError(f"position {position}: id {token} stands where a step must open")
-                current, body = opened_by[token], []
-            elif token == self.closers[current]:
-                steps.append(Step(current, tuple(body)))
-                current = None
+                function, start = opened_by[token], position
+            elif token == self.closers[function]:
+                spans.append(StepSpan(function, start, position + 1, closed=True))
+                function = None
             elif token in special:
                 raise ValueError(
-                    f"position {position}: id {token} stands inside the body of {current!r}"
+                    f"position {position}: id {token} stands inside the body of {function!r}"
                 )
-            else:
-                body.append(token)
-        if current is not None:
-            steps.append(Step(current, tuple(body), is_closed=False))
-        return steps
+        if function is not None:
+            spans.append(StepSpan(function, start, len(ids), closed=False))
+        return spans
 
 
 def _tags(grammar: Grammar) -> list[str]:

@@ -18,8 +18,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 class Function:
     """One kind of reasoning step.
 
-    ``description`` is an instruction in plain words. A prompted policy asks with it, and the
-    embedding of a new token starts from the words it is made of.
+    Attributes:
+        name: the name of its tag: lower-case letters, digits and ``_``.
+        description: an instruction in plain words. A prompted policy asks with it, and the embedding of
+            a new functional token starts as the mean of its words.
+
+    Raises:
+        ValueError: if the name cannot be a tag, or the description is empty.
     """
 
     name: str
@@ -35,10 +40,12 @@ class Function:
 
     @property
     def opener(self) -> str:
+        """Return the tag that opens a step."""
         return f"<{self.name}>"
 
     @property
     def closer(self) -> str:
+        """Return the tag that closes a step."""
         return f"</{self.name}>"
 
 
@@ -50,35 +57,35 @@ def _by_name(functions: Iterable[Function]) -> dict[str, Function]:
     return named
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(names)
-
-
-def _table(followers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(after) for name, after in followers.items()}
+def _as_tuples(followers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(names) for name, names in followers.items()}
 
 
 @frozen(eq=False)
 class Grammar:
     """Which functions exist, which may open a solution, and which may follow which.
 
-    ``followers`` maps a function's name to the names that may come next; a function that maps to
-    nothing is terminal: its step ends the solution.
+    Attributes:
+        functions: the functions, by name.
+        start: names of those that may open a solution.
+        followers: for each name, the names that may come next. A function without followers is
+            terminal: its step ends the solution.
 
-    Raises ``ValueError`` naming the function at fault when a follower or a start is unknown, when
-    a function cannot be reached, or when no function is terminal.
+    Raises:
+        ValueError: naming the function at fault, if two share a name, a follower or a start is unknown,
+            a function cannot be reached, or none is terminal.
     """
 
     functions: Mapping[str, Function] = field(converter=_by_name)
-    start: tuple[str, ...] = field(converter=_names)
-    followers: Mapping[str, tuple[str, ...]] = field(converter=_table)
+    start: tuple[str, ...] = field(converter=tuple[str, ...])
+    followers: Mapping[str, tuple[str, ...]] = field(converter=_as_tuples)
 
     def __attrs_post_init__(self) -> None:
         for name in self.followers:
             if name not in self.functions:
                 raise ValueError(f"grammar: followers are given for {name!r}, which is not a function")
-        for name, after in [("the question", self.start), *self.followers.items()]:
-            for follower in after:
+        for name, followers in [("the question", self.start), *self.followers.items()]:
+            for follower in followers:
                 if follower not in self.functions:
                     known = ", ".join(self.functions)
                     raise ValueError(
@@ -102,7 +109,11 @@ class Grammar:
         return seen
 
     def legal(self, last: str | None) -> tuple[str, ...]:
-        """Names that may follow ``last``; ``None`` stands for the question."""
+        """Return the names that may follow ``last``; ``None`` stands for the question.
+
+        Raises:
+            ValueError: if there is no function ``last``.
+        """
         if last is None:
             return self.start
         if last not in self.functions:
@@ -110,11 +121,11 @@ class Grammar:
         return self.followers.get(last, ())
 
     def is_terminal(self, name: str) -> bool:
-        """Whether a step of this function ends the solution."""
+        """Return whether a step of this function ends the solution."""
         return not self.legal(name)
 
     def violation(self, path: Sequence[str]) -> str | None:
-        """What is wrong with a sequence of function names, or ``None`` if it is legal."""
+        """Return what is wrong with a sequence of function names, ``None`` if it is legal."""
         last: str | None = None
         for position, name in enumerate(path):
             if name not in self.legal(last):
@@ -124,7 +135,7 @@ class Grammar:
 
     @staticmethod
     def default() -> Grammar:
-        """The eight functions of the paper and who may follow whom."""
+        """Return the grammar of the paper: its eight functions and which may follow which."""
         return Grammar(
             functions=(
                 Function("clarify", "restate the question"),

@@ -1,1 +1,1 @@
-"""Judges of solutions."""
+"""Verifiers: judge solutions and compare answers."""

@@ -1,26 +1,33 @@
-"""The rule for mathematical answers: equal by math-verify, within a hard time limit."""
+"""The verifier of mathematical answers: equal by math-verify, within a hard time limit."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import selectors
 import subprocess
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Final
+from threading import RLock
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from rftt.interfaces import Solution, Verdict, Verifier
-from rftt.problems.problem import BOXED, Problem
+from rftt.interfaces import State, Verdict, Verifier
+from rftt.problems.problem import BOXED
 
-_PLAIN: Final = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?\Z")
+_log = logging.getLogger(__name__)
+
+_PLAIN: Final = re.compile(r"[+-]?([0-9]{1,30}|[1-9][0-9]{0,2}(,[0-9]{3}){1,10})(\.[0-9]{1,30})?\Z")
+"""A plain number; commas only between groups of three digits."""
+
+_CACHE_SIZE: Final = 100_000
 
 
 def boxed(text: str) -> str | None:
-    """The content of the last ``\\boxed{...}`` whose braces balance, ``None`` if there is none."""
+    """Return the content of the last ``\\boxed{...}`` whose braces balance, ``None`` if none has."""
     start = text.rfind(BOXED)
     while start >= 0:
         depth = 1
@@ -33,76 +40,109 @@ def boxed(text: str) -> str | None:
 
 
 @frozen
-class Comparison:
-    """``is_equal`` is ``None`` when there was no gold answer, or no verdict in time.
-    ``canonical`` is the same text for equal answers, as far as sympy can tell."""
+class _Comparison:
+    """Whether two answers are equal, ``None`` if that was not decided for a ``reason``."""
 
     is_equal: bool | None
-    canonical: str
     reason: str = ""
 
 
 @define(eq=False)
 class MathVerifier(Verifier):
-    """Scores 1 if the boxed answer of the last step equals the problem's, else 0.
+    """Score 1 if the boxed answer of the last step is equivalent to the problem's, else 0.
 
-    A solution without a boxed answer scores 0. Without a gold answer, or when comparing takes longer
-    than ``seconds``, the verifier abstains; it gives the extracted answer all the same.
+    A solution without a boxed answer scores 0. Without a gold answer, or when a comparison fails or
+    takes longer than ``seconds``, the verifier abstains; it gives the extracted answer all the same.
 
     Plain numbers are compared exactly, in this process. Everything else goes to math-verify in a
-    worker process that is killed when its time is up, so nothing a model writes can hang a run.
+    worker process that is killed when its time is up, so nothing a model writes can hang a run. A copy,
+    by :mod:`pickle` or :mod:`copy`, has a worker of its own.
+
+    Attributes:
+        seconds: most wall time of one comparison.
     """
 
     seconds: float = 5.0
     _worker: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
-    _known: dict[tuple[str | None, str], Comparison] = field(factory=dict, init=False, repr=False)
+    _lock: RLock = field(factory=RLock, init=False, repr=False)
+    """Guards all that follows and the worker: its replies come in the order of the questions."""
+    _cache: dict[tuple[str, str], _Comparison] = field(factory=dict, init=False, repr=False)
+    _undecided: int = field(default=0, init=False, repr=False)
 
-    def judge(self, problem: Problem, solutions: Sequence[Solution]) -> list[Verdict]:
-        return [self._verdict(problem, solution) for solution in solutions]
+    def judge(self, states: Sequence[State]) -> list[Verdict]:
+        return [self._verdict(state) for state in states]
 
-    def _verdict(self, problem: Problem, solution: Solution) -> Verdict:
-        answer = boxed(solution.steps[-1].text) if solution.steps else None
+    def _verdict(self, state: State) -> Verdict:
+        gold = state.problem.answer
+        answer = boxed(state.steps[-1].text) if state.steps else None
         if answer is None:
-            score = None if problem.answer is None else 0.0
-            return Verdict(score, reason="the last step has no boxed answer")
-        comparison = self.compare(problem.answer, answer)
+            return Verdict(None if gold is None else 0.0, reason="the last step has no boxed answer")
+        if gold is None:
+            return Verdict(None, answer, "the problem has no gold answer")
+        comparison = self._compare(gold, answer)
         score = None if comparison.is_equal is None else float(comparison.is_equal)
-        return Verdict(score, comparison.canonical, comparison.reason)
+        return Verdict(score, answer, comparison.reason)
 
-    def compare(self, gold: str | None, answer: str) -> Comparison:
-        """Whether two answers are equal, and a canonical text of the second."""
-        key = (gold, answer)
-        if key not in self._known:
-            self._known[key] = _compare_plain(gold, answer) or self._ask_worker(gold, answer)
-        return self._known[key]
+    def equivalent(self, a: str, b: str) -> bool | None:
+        """Whether two answers are equal, whichever comes first; ``None`` if the comparison fails or
+        takes too long."""
+        return self._compare(a, b).is_equal
 
-    def _ask_worker(self, gold: str | None, answer: str) -> Comparison:
+    def _compare(self, a: str, b: str) -> _Comparison:
+        first, second = sorted((a.strip(), b.strip()))
+        if first == second:
+            return _Comparison(True)
+        if _PLAIN.match(first) and _PLAIN.match(second):
+            return _Comparison(_number(first) == _number(second))
+        with self._lock:
+            known = self._cache.get((first, second))
+            return self._ask_worker(first, second) if known is None else known
+
+    def _ask_worker(self, a: str, b: str) -> _Comparison:
         if self._worker is None:
             self._worker = _start_worker()
-        reply = _exchange(self._worker, {"gold": gold, "answer": answer}, self.seconds)
-        if reply is None:
+        comparison = _exchange(self._worker, (a, b), self.seconds)
+        if comparison is None:
+            # Another try may be faster, so this is not cached.
             self.close()
-            return Comparison(None, answer, f"no verdict within {self.seconds:g} s")
-        return reply
+            comparison = _Comparison(None, f"no verdict within {self.seconds:g} s")
+        else:
+            if len(self._cache) >= _CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]
+            self._cache[a, b] = comparison
+        if comparison.is_equal is None:
+            self._log_undecided(a, b, comparison.reason)
+        return comparison
+
+    def _log_undecided(self, a: str, b: str, reason: str) -> None:
+        self._undecided += 1
+        # Only at 1, 10, 100 and so on: a model that writes such answers writes many.
+        if str(self._undecided).strip("0") == "1":
+            _log.warning(
+                "%d answers could not be compared so far; the last are %.60r and %.60r: %s",
+                self._undecided, a, b, reason,
+            )  # fmt: skip
 
     def close(self) -> None:
         """End the worker process; a later comparison starts a new one."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.communicate()
-            self._worker = None
+        with self._lock:
+            if self._worker is not None:
+                self._worker.kill()
+                self._worker.communicate()
+                self._worker = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seconds,)
+
+    def __fingerprint__(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
 
     def __del__(self) -> None:
         self.close()
 
 
-def _compare_plain(gold: str | None, answer: str) -> Comparison | None:
-    """Exact comparison of plain numbers; ``None`` if either is something else."""
-    texts = [text.replace(",", "") for text in (answer, gold) if text is not None]
-    if not all(_PLAIN.match(text) for text in texts):
-        return None
-    values = [Fraction(text) for text in texts]
-    return Comparison(None if gold is None else values[0] == values[1], str(values[0]))
+def _number(plain: str) -> Fraction:
+    return Fraction(plain.replace(",", ""))
 
 
 def _start_worker() -> subprocess.Popen[str]:
@@ -124,8 +164,8 @@ def _start_worker() -> subprocess.Popen[str]:
 
 
 def _exchange(
-    worker: subprocess.Popen[str], question: dict[str, str | None], seconds: float
-) -> Comparison | None:
+    worker: subprocess.Popen[str], question: tuple[str, str], seconds: float
+) -> _Comparison | None:
     """Send a line and wait for one, ``None`` if none comes in time or the worker is gone."""
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -139,4 +179,4 @@ def _exchange(
         if not selector.select(seconds):
             return None
     line = worker.stdout.readline()
-    return Comparison(**json.loads(line)) if line else None
+    return _Comparison(**json.loads(line)) if line else None

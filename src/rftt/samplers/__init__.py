@@ -1,0 +1,1 @@
+"""How tokens are produced: samplers over transformers, vLLM and servers."""

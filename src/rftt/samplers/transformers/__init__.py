@@ -1,0 +1,1 @@
+"""Sampling from a transformers model, with continuous batching and a prefix cache."""

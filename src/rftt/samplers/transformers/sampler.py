@@ -1,0 +1,130 @@
+"""Sampling from a transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rftt.samplers.model_state import WeightsWatch, fingerprint_parts
+from rftt.samplers.sampler import Sampler, SampleStream
+from rftt.samplers.sampling import SamplingParams
+from rftt.samplers.transformers.batch import ScoreRequest
+from rftt.samplers.transformers.kv_cache import KVCache
+from rftt.samplers.transformers.model_runner import ModelRunner
+from rftt.samplers.transformers.prefix_cache import PrefixCache
+from rftt.samplers.transformers.scheduler import Scheduler
+from rftt.tokens.automaton import TokenAutomaton
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class TransformersSampler(Sampler):
+    """Ancestral sampling with continuous batching and a prefix cache.
+
+    A request joins the running batch when another ends. Only the part of its prompt is computed that was
+    not computed before, in this stream or an earlier one, in the passes that others decode in. Requests
+    of the same context are computed once until they draw different ids. Seeds, masks and stopping are
+    exact for each request.
+
+    The prefix cache is cleared when torch has changed a parameter in place, as optimizers and
+    ``load_state_dict`` do, and when an adapter was switched, disabled or merged; call :meth:`forget`
+    after changing weights in another way.
+
+    Args:
+        model: a causal language model, with an adapter or without; it is used as it is, so it may be in
+            training.
+        tokenizer: its tokenizer.
+        temperature, top_p, min_p: as in :class:`~rftt.samplers.sampling.SamplingParams`.
+        batch_size: most requests in the running batch.
+        prefix_bytes: most memory of the prefix cache.
+
+    Raises:
+        ValueError: if the model's family does not take its attention from transformers'
+            ``AttentionInterface``: :class:`~rftt.samplers.plain.PlainSampler` samples from all.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        batch_size: int = 256,
+        prefix_bytes: int = 1 << 28,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        # An adapter passes on what it lacks.
+        self.model = cast(PreTrainedModel, model)
+        self.tokenizer = tokenizer
+        self.sampling_params = SamplingParams(temperature, top_p, min_p)
+        self.batch_size = batch_size
+        self.prefix_bytes = prefix_bytes
+        self.tokenizer_size = len(tokenizer)
+        self._prefilled = 0
+        self._version: object = None
+        self._runner = ModelRunner(self.model)
+        self._scheduler: Scheduler | None = None
+        self._allocate()
+
+    @property
+    def prefilled(self) -> int:
+        """Return the number of prompt ids computed so far; what the prefix cache knew is not counted."""
+        return self._prefilled + self._prefixes.missed
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def stream(self, automaton: TokenAutomaton) -> SampleStream:
+        return self._open(automaton)
+
+    def next_log_probs(
+        self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
+    ) -> list[dict[int, float]]:
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise ValueError(f"prompt {number} is empty: a model needs one id to start from")
+        pairs = zip(prompts, states, strict=True)
+        requests = [ScoreRequest(prompt, state, automaton) for prompt, state in pairs]
+        scheduler = self._scheduler
+        if scheduler is None or not scheduler.is_current:
+            scheduler = self._open(automaton)
+        scheduler.score(requests)
+        return [request.log_probs or {} for request in requests]
+
+    def forget(self) -> None:
+        """Clear the prefix cache and end the stream in flight, because the weights are others now."""
+        self._prefixes.clear()
+        if self._scheduler is not None:
+            self._scheduler.end()
+            self._scheduler = None
+
+    def __fingerprint__(self) -> Mapping[str, Any]:
+        return fingerprint_parts(self.model, self.sampling_params)
+
+    def _open(self, automaton: TokenAutomaton) -> Scheduler:
+        watch = WeightsWatch.of(self.model)
+        if watch.version() != self._version:
+            self._version = watch.version()
+            self.forget()
+            if (self._kv.store.device, self._kv.store.dtype) != (self.model.device, self.model.dtype):
+                self._prefilled += self._prefixes.missed
+                self._allocate()
+        if self._scheduler is not None:
+            self._scheduler.end()
+        self._scheduler = Scheduler(
+            self._runner, self._kv, self._prefixes, automaton, self.sampling_params, self.batch_size,
+            watch.version,
+        )  # fmt: skip
+        return self._scheduler
+
+    def _allocate(self) -> None:
+        """Make empty caches where the model is, and of its type."""
+        self._kv = KVCache(self.model)
+        self._prefixes = PrefixCache(self.prefix_bytes // self._kv.token_bytes)

@@ -1,0 +1,259 @@
+"""Continuous batching: requests join a running batch as others leave it.
+
+Each pass of :meth:`Scheduler.collect`:
+
+1. select waiting requests, lowest keys first, whose prompts are to be prefilled next;
+2. assign them slots of the KV cache, those just left first, and keep all slots in use at the front;
+3. run the model on the last id of every slot and on what is unknown of new prompts;
+4. draw an id for every request; requests that share a slot and draw different ids part.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import count, islice
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rftt.samplers.rng import uniform
+from rftt.samplers.sampler import Sample, SampleRequest, SampleStream
+from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
+from rftt.samplers.transformers.batch import (
+    Entry,
+    ScoreRequest,
+    SequenceGroup,
+    decode_segment,
+    prefill_segments,
+)
+from rftt.samplers.transformers.kv_cache import KVCache
+from rftt.samplers.transformers.model_runner import ModelRunner
+from rftt.samplers.transformers.prefix_cache import PrefixCache, extend_hash
+from rftt.tokens.automaton import END, TokenAutomaton
+
+_MAX_PREFILL_IDS: Final = 8192
+"""Most ids of prompts that are computed in one pass."""
+
+
+class Scheduler(SampleStream):
+    """Stream of sample requests over one model, which also serves score requests.
+
+    Args:
+        runner: runs the model.
+        kv_cache: its slots are all free to use.
+        prefix_cache: what the model has computed before.
+        automaton: what samples keep to.
+        params: how ids are drawn.
+        batch_size: most requests that run at a time.
+        weights_version: returns what is equal for equal weights.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        kv_cache: KVCache,
+        prefix_cache: PrefixCache,
+        automaton: TokenAutomaton,
+        params: SamplingParams,
+        batch_size: int,
+        weights_version: Callable[[], object],
+    ) -> None:
+        self._runner = runner
+        self._kv = kv_cache
+        self._prefixes = prefix_cache
+        self._automaton = automaton
+        self._mask = None if automaton.allows_everything else automaton.to(runner.model.device).mask
+        self._params = params
+        self._batch_size = batch_size
+        self._weights_version = weights_version
+        self._weights = weights_version()
+        self._ended = False
+        self._added = count()
+        self._waiting: list[Entry] = []
+        self._pending: list[tuple[SequenceGroup, int | Sequence[int]]] = []
+        """Groups that need a slot, and the slot or the places in the prefix cache to copy from."""
+        self._slots: list[SequenceGroup | None] = []
+        self._in_flight = 0
+        self._finished: list[tuple[int, Sample]] = []
+
+    def add(self, key: int, request: SampleRequest) -> None:
+        self._in_flight += 1
+        heapq.heappush(self._waiting, (key, next(self._added), request))
+
+    @torch.no_grad()
+    def collect(self) -> list[tuple[int, Sample]]:
+        if self._in_flight and not self.is_current:
+            raise RuntimeError(
+                f"this stream was ended by a newer stream or newer weights of its sampler, with "
+                f"{self._in_flight} requests in flight: collect them before opening another stream or "
+                "changing the model"
+            )
+        with self._runner.evaluating():
+            while self._in_flight and not self._finished:
+                self._step()
+        finished, self._finished = self._finished, []
+        self._in_flight -= len(finished)
+        return finished
+
+    @torch.no_grad()
+    def score(self, requests: Sequence[ScoreRequest]) -> None:
+        """Work until some requests are done. Samples that are finished meanwhile wait for
+        :meth:`collect`."""
+        for request in requests:
+            heapq.heappush(self._waiting, (-1, next(self._added), request))
+        with self._runner.evaluating():
+            while any(request.log_probs is None for request in requests):
+                self._step()
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether no newer stream and no newer weights have ended this one."""
+        return not self._ended and self._weights == self._weights_version()
+
+    def end(self) -> None:
+        """End the stream: a newer one is about to use the KV cache."""
+        self._ended = True
+
+    def _step(self) -> None:
+        self._select_prefills()
+        self._assign_slots()
+        groups = [group for group in self._slots if group is not None]
+        store = self._kv.store
+        prefill = prefill_segments(groups, store.device)
+        logits = self._runner.forward(store, prefill, decode_segment(groups, store.device))
+        for slot, group in enumerate(groups):
+            if group.num_cached < len(group.prompt):
+                self._keep_prompt(slot, group)
+        self._score(groups, logits)
+        self._draw(groups, logits)
+
+    def _select_prefills(self) -> None:
+        """Take requests that are to be prefilled next from those that wait.
+
+        A beginning that several prompts share is computed once: others wait until the prefix cache has
+        it, and so does what is too much for one pass.
+        """
+        active = [*filter(None, self._slots), *(group for group, _ in self._pending)]
+        running = sum(len(group.entries) for group in active)
+        groups: defaultdict[object, list[Entry]] = defaultdict(list)
+        for _ in range(min(self._batch_size - running, len(self._waiting))):
+            entry = heapq.heappop(self._waiting)
+            request = entry[2]
+            is_sample = isinstance(request, SampleRequest)
+            groups[(request.prompt, request.state) if is_sample else id(request)].append(entry)
+        claimed: set[int] = set()
+        left = _MAX_PREFILL_IDS
+        for entries in groups.values():
+            request = entries[0][2]
+            places, prefix_hash = self._prefixes.match(request.prompt[:-1])
+            unknown = len(request.prompt) - len(places)
+            claim = extend_hash(prefix_hash, request.prompt[len(places)])
+            if (unknown > 1 and claim in claimed) or (unknown > left and claimed):
+                for entry in entries:
+                    heapq.heappush(self._waiting, entry)
+                continue
+            claimed.add(claim)
+            left -= unknown
+            group = SequenceGroup(request.prompt, request.state, entries, len(places), prefix_hash)
+            self._pending.append((group, places))
+
+    def _assign_slots(self) -> None:
+        """Give pending groups a slot each, free ones first, and fill the rest of these with the last
+        groups, so that the slots in use are the first ones."""
+        free = [slot for slot, group in enumerate(self._slots) if group is None]
+        groups = [group for group in self._slots if group is not None] + [g for g, _ in self._pending]
+        columns = 1 + max(group.before for group in groups)
+        held = [0 if group is None else group.before for group in self._slots]
+        self._kv.reserve(len(groups), columns, held)
+        slots = iter([*free, *range(len(self._slots), len(groups))])
+        self._slots += [None] * (len(groups) - len(self._slots))
+        for (group, source), slot in zip(self._pending, slots, strict=False):
+            if isinstance(source, int):
+                self._kv.copy(source, slot, group.before)
+            else:
+                self._prefixes.copy(source, self._kv.tokens(slot, 0, len(source)))
+            self._slots[slot] = group
+        self._pending = []
+        for slot in slots:
+            while self._slots[-1] is None:
+                self._slots.pop()
+            if slot < len(self._slots):
+                last = self._slots.pop()
+                assert last is not None
+                self._slots[slot] = last
+                self._kv.copy(len(self._slots), slot, last.before)
+
+    def _keep_prompt(self, slot: int, group: SequenceGroup) -> None:
+        """Put what was computed of a prompt into the prefix cache."""
+        start, end = group.num_cached, len(group.prompt)
+        self._prefixes.missed += end - start
+        group.prefix_hash = self._prefixes.insert(
+            group.prefix_hash, group.prompt[start:], self._kv.tokens(slot, start, end)
+        )
+        group.num_cached = end
+
+    def _score(self, groups: Sequence[SequenceGroup], logits: Float[Tensor, "slots size"]) -> None:
+        """Answer score requests; their slots are free again."""
+        for slot, group in enumerate(groups):
+            if isinstance(request := group.entries[0][2], ScoreRequest):
+                mask = request.automaton.mask(torch.tensor([request.state])).to(logits.device)
+                log_probs = log_probabilities(logits[slot : slot + 1], mask)[0]
+                special = request.automaton.specials(request.state)
+                request.log_probs = dict(zip(special, log_probs[special].tolist(), strict=True))
+                self._slots[slot] = None
+
+    def _draw(self, groups: Sequence[SequenceGroup], logits: Float[Tensor, "slots size"]) -> None:
+        """Draw an id for each sample request."""
+        slots = [slot for slot in range(len(groups)) if self._slots[slot] is not None]
+        if not slots:
+            return
+        sizes = [len(groups[slot].entries) for slot in slots]
+        rows = np.repeat(slots, sizes)
+        seeds = [seed for slot in slots for seed in groups[slot].seeds]
+        positions = np.repeat([len(groups[slot].ids) for slot in slots], sizes)
+        noise = torch.from_numpy(uniform(np.array(seeds, np.int64), positions)).to(logits.device)
+        states = torch.full((len(groups),), END)
+        states[slots] = torch.tensor([groups[slot].state for slot in slots])
+        mask = None if self._mask is None else self._mask(states.to(logits.device))
+        sources = torch.from_numpy(rows).to(logits.device)
+        ids, log_probs = (t.cpu() for t in draw(logits, mask, self._params, noise, sources))
+        following = self._automaton.next_states(states[rows], ids).tolist()
+        closes = self._automaton.closes(ids).tolist()
+        drawn = zip(ids.tolist(), log_probs.tolist(), following, closes, strict=True)
+        for slot, size in zip(slots, sizes, strict=True):
+            self._advance(slot, groups[slot], list(islice(drawn, size)))
+
+    def _advance(
+        self, slot: int, group: SequenceGroup, drawn: Sequence[tuple[int, float, int, bool]]
+    ) -> None:
+        """Add what was drawn for a group's requests: finish some, and part those that go on with
+        different ids."""
+        going_on: dict[tuple[int, float, int], list[Entry]] = {}
+        finished = len(self._finished)
+        for entry, (token, log_prob, state, closes) in zip(group.entries, drawn, strict=True):
+            key, _, request = entry
+            assert isinstance(request, SampleRequest)
+            is_last = len(group.ids) + 1 >= request.max_tokens or (closes and request.until == "step")
+            if state == END or is_last:
+                sample = Sample((*group.ids, token), (*group.log_probs, log_prob))
+                self._finished.append((key, sample))
+            else:
+                going_on.setdefault((token, log_prob, state), []).append(entry)
+        if len(self._finished) > finished:
+            tokens = self._kv.tokens(slot, len(group.prompt), group.before + 1)
+            self._prefixes.insert(group.prefix_hash, group.ids, tokens)
+        if not going_on:
+            self._slots[slot] = None
+            return
+        (token, log_prob, group.state), group.entries = going_on.popitem()
+        for (other, its_log_prob, state), entries in going_on.items():
+            fork = SequenceGroup(group.prompt, state, entries, group.num_cached, group.prefix_hash)
+            fork.ids, fork.log_probs = [*group.ids, other], [*group.log_probs, its_log_prob]
+            self._pending.append((fork, slot))
+        group.ids.append(token)
+        group.log_probs.append(log_prob)

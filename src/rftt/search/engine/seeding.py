@@ -1,0 +1,1 @@
+from rftt.search.seeding import seed_from as seed_from

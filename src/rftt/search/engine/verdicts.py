@@ -1,0 +1,3 @@
+"""Kept until helpers are done."""
+
+from rftt.search.verdicts import check_verdicts as check_verdicts

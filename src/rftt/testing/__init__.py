@@ -1,0 +1,10 @@
+"""Finite problems of which everything is known, and contracts that hold a part to its promises.
+
+The public names are listed in ``__init__.pyi`` and imported when they are first used, because those
+that check or make things up need hypothesis: ``pip install 'rftt[contract]'``. A finite problem needs
+nothing.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .finite.problem import FiniteProblem as FiniteProblem
+from .finite.problem import TabularVerifier as TabularVerifier
+from .finite.strategies import finite_problems as finite_problems
+from .finite.strategies import grammars as grammars
+from .finite.strategies import policies as policies
+from .finite.tabular import Reply as Reply
+from .finite.tabular import TabularPolicy as TabularPolicy
+from .searcher.check import check_searcher as check_searcher
+from .searcher.promises import PROMISES as PROMISES
+from .searcher.promises import ContractViolation as ContractViolation
+from .searcher.replies import trees as trees

@@ -1,1 +1,0 @@
-"""Warm-up data and the Lightning module that composes policy, searcher, verifier and learner."""

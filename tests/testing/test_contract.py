@@ -1,0 +1,191 @@
+"""Every strategy keeps its promises, and each promise is one that a strategy can break and be caught."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from rftt import Searcher, SearchTree
+from rftt.search.strategies import (
+    MCTS,
+    AdaptiveConsistency,
+    BeamSearch,
+    BestOfN,
+    Dirichlet,
+    DiverseTreeSearch,
+    Exponential,
+    FrontierSearch,
+    GumbelMCTS,
+    ParticleFilter,
+    UncertaintyForking,
+    Widening,
+    breadth_first,
+    depth_first,
+    puct,
+    qtransform_by_parent_and_siblings,
+)
+from rftt.testing import PROMISES, ContractViolation, check_searcher, trees
+from rftt.testing.searcher.copies import copied, difference, reloaded
+from rftt.testing.searcher.faults import tree_faults
+from tests.search.golden import columns, search
+from tests.testing import broken
+
+SHIPPED: list[Searcher] = [
+    BestOfN(),
+    BeamSearch(width=2, branching=2),
+    MCTS(),
+    MCTS(simulations_per_round=3, width=2, discount=0.5),
+    MCTS(expansion="sample", width=3),
+    MCTS(selection=puct, until="step"),
+    MCTS(selection=puct, noise=Dirichlet(), qtransform=qtransform_by_parent_and_siblings),
+    MCTS(exploration=Exponential(4.0, 0.5, 20), widening=Widening(1.0, 0.5), width=2),
+    GumbelMCTS(max_num_considered_actions=3, discount=0.9),
+    DiverseTreeSearch(subtrees=2, branching=2),
+    FrontierSearch(branching=2, nodes_per_round=2),
+    FrontierSearch(breadth_first, branching=2),
+    FrontierSearch(depth_first, branching=2),
+    ParticleFilter(particles=3),
+    UncertaintyForking(roots=2, forks_per_round=2),
+    AdaptiveConsistency(samples_per_round=2),
+]
+
+OPEN_ENDED = {"ends": "the budget ends it"}
+GREEDY = {"starvation": "without exploration, an option that looks worse is not tried"}
+
+BROKEN: list[tuple[Searcher, str]] = [
+    (broken.CountsTwice(), "visits"),
+    (broken.KeepsRolloutsBack(), "visits"),
+    (broken.NoNegativeScores(), "values"),
+    (broken.IgnoresDiscount(discount=0.5), "discount"),
+    (MCTS(selection=broken.uct_of_the_visited), "starvation"),
+    (broken.Overlooks(), "starvation"),
+    (broken.AddsNodes(), "budget"),
+    (broken.RaisesItsLimit(), "budget"),
+    (broken.TakesBackRollouts(), "budget"),
+    (broken.Relabels(), "structure"),
+    (broken.SortsChildren(), "structure"),
+    (broken.TakesTurns(), "hidden state"),
+    (broken.TakesTurnsOfAll(), "hidden state"),
+    (broken.OwnChance(), "hidden state"),
+    (broken.RemembersProblems(), "hidden state"),
+    (broken.ComparesProblems(), "batch"),
+    (broken.NumbersAsKeys(), "resume"),
+    (broken.SetInMemo(), "resume"),
+    (broken.EndsAtOnce(), "grammar"),
+    (broken.ExpandsLeaves(), "grammar"),
+    (broken.BelowExhausted(), "exhausted"),
+    (broken.Reopens(), "exhausted"),
+    (broken.ForgetsItsStart(count=2), "commitment"),
+    (broken.NeverEnds(count=1), "ends"),
+    (broken.Pauses(count=1), "progress"),
+    (broken.EndsByAsking(), "progress"),
+    (broken.NeverBegins(), "answer"),
+    (broken.CountsOnAll(), "any reply"),
+    (broken.CountsOnScores(), "any reply"),
+]
+
+
+def _name(value: object) -> str:
+    return type(value).__name__ if isinstance(value, Searcher) else str(value).replace(" ", "_")
+
+
+@pytest.mark.parametrize("searcher", SHIPPED, ids=_name)
+def test_shipped_strategies_keep_every_promise(searcher: Searcher) -> None:
+    check_searcher(searcher, max_examples=12)
+
+
+@pytest.mark.parametrize(("searcher", "promise"), BROKEN, ids=_name)
+def test_a_broken_promise_is_named(searcher: Searcher, promise: str) -> None:
+    waived = {} if promise == "ends" else OPEN_ENDED
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(searcher, max_examples=20, max_rounds=200, waived=waived)
+    assert caught.value.promise == promise
+    message = str(caught.value)
+    assert message.startswith(f"{promise}: ")
+    assert PROMISES[promise] in message
+    shows_other = "p1 round 0: " in caught.value.scenario
+    assert shows_other == (promise == "batch"), "the other tree is shown where it matters"
+
+
+def test_a_broken_promise_is_told_by_a_small_case() -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(broken.CountsTwice(), max_examples=20)
+    assert caught.value.scenario == (
+        "round 0: asked 1 x node 0, <a>, until solution\n"
+        "  told node 0 got 1 scored -1\n"
+        "tree 'p0', at most 1 steps deep:\n"
+        '0 question "what is it?" visits 2 value -1 exhausted\n'
+        '  1 a "" visits 2 value -1 score -1 exhausted'
+    )
+
+
+def test_an_error_in_the_strategy_is_the_cause() -> None:
+    with pytest.raises(ContractViolation, match="tell raised TypeError") as caught:
+        check_searcher(broken.CountsOnScores(), max_examples=20)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "reasons"),
+    [(broken.NeverEnds(count=1), OPEN_ENDED), (MCTS(selection=puct, exploration=0.0), GREEDY)],
+    ids=_name,
+)
+def test_a_promise_can_be_waived_with_a_reason(searcher: Searcher, reasons: dict[str, str]) -> None:
+    (promise,) = reasons
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(searcher, max_examples=5, max_rounds=200)
+    assert caught.value.promise == promise
+    check_searcher(searcher, max_examples=5, max_rounds=200, waived=reasons)
+
+
+def test_a_complete_strategy_finds_the_best_leaf_and_another_does_not() -> None:
+    check_searcher(MCTS(simulations_per_round=2), max_examples=15, finds_best=True)
+    with pytest.raises(ContractViolation, match="the search found None") as caught:
+        check_searcher(broken.SamplesFew(count=1), max_examples=15, finds_best=True)
+    assert caught.value.promise == "best leaf"
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no promise 'visit'; there are: structure, "):
+        check_searcher(BestOfN(), waived={"visit": "a slip"})
+    with pytest.raises(ValueError, match="is not a range"):
+        check_searcher(BestOfN(), rewards=(1.0, 1.0))
+
+
+@given(trees())
+def test_trees_that_are_made_up_could_have_been_searched(tree: SearchTree) -> None:
+    assert list(tree_faults(tree)) == []
+    assert difference(tree, reloaded(tree)) is None
+    assert difference(tree, copied(tree)) is None
+
+
+def test_trees_of_shipped_strategies_are_the_same_in_any_process() -> None:
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", "from tests.testing.test_contract import digest; print(digest())"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0].count("\n") == len(SHIPPED)
+
+
+def digest() -> str:
+    """A line for each shipped strategy, that tells its trees from others."""
+    lines = []
+    for searcher in SHIPPED:
+        held = [columns(tree) for seed in range(2) for tree in search(searcher, table=0, seed=seed)]
+        lines.append(hashlib.blake2b(json.dumps(held).encode(), digest_size=16).hexdigest())
+    return "\n".join(lines)
