@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
+from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
 from rftt.tokens.automaton import END, TokenAutomaton
 
 

@@ -9,6 +9,7 @@ import sys
 from collections import UserList
 from functools import cached_property, partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_data_is_told_apart_and_survives_json(a: Any, b: Any) -> None:
         (np.zeros(3), np.ones(3), "sample"),
         (Own(1.0, rule=lambda: 0), Own(2.0), "weight was 1.0"),
         (torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), "weight.sample"),
+        (Random(1), Random(2), r"state\[1\]"),
         (torch.float32, torch.bfloat16, "torch.float32"),
         (Scaled(1.0), Scaled(2.0), "scale was 1.0 and is 2.0"),
         ([None], [], r"\[0\] was None and is missing"),

@@ -14,7 +14,8 @@ NAMES = [
     "Policy", "Searcher", "Verifier", "Learner", "Sampler", "MCTS", "BeamSearch", "BestOfN",
     "FunctionalPolicy", "PromptedPolicy", "TransformersSampler", "MathVerifier", "SupervisedLearner",
     "ReinforcePlusPlus", "Tuner", "TreeRollouts", "SearchTree", "Grammar", "Function",
-    "FunctionalTokens", "Budget", "SearchConfig", "SamplingParams", "LossOutput", "Problem", "run_search", "resume_search",
+    "FunctionalTokens", "Budget", "SearchConfig", "SamplingParams", "LossOutput", "Problem",
+    "run_search", "resume_search",
 ]  # fmt: skip
 
 

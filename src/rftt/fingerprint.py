@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
+from random import Random
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final
 
@@ -77,8 +78,10 @@ def _describe(value: Any, where: str, above: tuple[int, ...]) -> Any:
         return sorted((part(item, "{}") for item in value), key=repr)
     if isinstance(value, Sequence):
         return [part(item, f"[{i}]") for i, item in enumerate(value)]
-    if hasattr(value, "named_parameters"):
-        parts: Mapping[str, Any] = dict(value.named_parameters())
+    if isinstance(value, Random):
+        parts: Mapping[str, Any] = {"state": value.getstate()}
+    elif hasattr(value, "named_parameters"):
+        parts = dict(value.named_parameters())
     elif hasattr(value, "shape") and hasattr(value, "reshape"):
         return _described_by_sample(value)
     elif attrs.has(type(value)):

@@ -183,7 +183,7 @@ class Verdict:
 
 
 class Verifier(ABC):
-    """Judges solutions, whole or partial."""
+    """Judges solutions, complete or partial."""
 
     @abstractmethod
     def judge(self, states: Sequence[State]) -> list[Verdict]:

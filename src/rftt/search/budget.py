@@ -17,7 +17,7 @@ class Budget:
         nodes: steps on the tree, the root not counted.
         tokens: sampled token ids; forced ids do not count.
         policy_calls: batched calls of ``Policy.extend`` in which the tree takes part.
-        seconds: wall time of the whole run.
+        seconds: wall time of the run.
     """
 
     rollouts: int | None = field(default=None, validator=_AT_LEAST_ONE)

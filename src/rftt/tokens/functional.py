@@ -64,7 +64,8 @@ class FunctionalTokens:
         if missing:
             raise ValueError(
                 f"the tokenizer has no token for {', '.join(missing)}: add them with "
-                "FunctionalTokens.add(tokenizer, grammar) and rftt.initialize_token_embeddings(model, ...)"
+                "FunctionalTokens.add(tokenizer, grammar) and "
+                "rftt.tokens.embeddings.initialize_token_embeddings(model, tokenizer, tokens)"
             )
         for tag in _tags(grammar):
             ids = tokenizer.encode(tag, add_special_tokens=False)
@@ -89,7 +90,9 @@ class FunctionalTokens:
             ValueError: if the body holds a functional token.
         """
         if forged := set(self.ids).intersection(body):
-            raise ValueError(f"a step of {function!r}: its body holds the functional token {min(forged)}")
+            raise ValueError(
+                f"a step of {function!r}: its body holds the functional token {min(forged)}"
+            )
         return (self.openers[function], *body, self.closers[function])
 
     def split(self, ids: Sequence[int]) -> list[StepSpan]:

@@ -1,6 +1,6 @@
 """How a tree's budget is shared among the completions of a round.
 
-A budget of nodes or tokens buys whole completions first: each is given all the room that it may need,
+A budget of nodes or tokens buys complete solutions first: each is given all the room that it may need,
 as far as the budget goes, and what is left over buys more once their lengths are known. Only where the
 budget no longer covers the needs of a single one may a completion be cut.
 """

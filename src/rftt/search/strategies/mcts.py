@@ -56,7 +56,7 @@ class MCTS(Searcher):
             count as visits, so that they spread.
         discount: factor on a score for each step it is backed up.
         until: whether a simulation samples one step or goes on to the end of a solution.
-        scores_partial: whether the verifier judges where a simulation ends, whole solution or not;
+        scores_partial: whether the verifier judges where a simulation ends, complete solution or not;
             with ``until="step"`` it takes the place of AlphaZero's value network.
     """
 
@@ -206,6 +206,6 @@ class MCTS(Searcher):
 
 
 def _dirichlet(alpha: float, names: Iterable[str], rng: Random) -> dict[str, float]:
-    draws = {name: rng.gammavariate(alpha, 1.0) for name in names}
-    total = sum(draws.values())
-    return {name: draw / total for name, draw in draws.items()}
+    gammas = {name: rng.gammavariate(alpha, 1.0) for name in names}
+    total = sum(gammas.values())
+    return {name: gamma / total for name, gamma in gammas.items()}

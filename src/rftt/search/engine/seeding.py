@@ -1,1 +1,0 @@
-from rftt.search.seeding import seed_from as seed_from

@@ -1,3 +1,0 @@
-"""Kept until helpers are done."""
-
-from rftt.search.verdicts import check_verdicts as check_verdicts
