@@ -46,7 +46,7 @@ class DemoSettings:
     """
 
     seed: int = 0
-    heldout: int = 500
+    heldout: int = 300
     rollouts: int = 16
     temperature: float = 0.85
     max_tokens: int = 320

@@ -68,6 +68,12 @@ class SequenceGroup:
         return len(self.prompt) + len(self.ids) - 1
 
     @property
+    def limit(self) -> int:
+        """Return the most columns that it may come to need."""
+        sampled = [r.max_tokens for *_, r in self.entries if isinstance(r, SampleRequest)]
+        return len(self.prompt) + max(sampled, default=0)
+
+    @property
     def seeds(self) -> list[int]:
         """Return the seeds of its sample requests."""
         return [request.seed for *_, request in self.entries if isinstance(request, SampleRequest)]

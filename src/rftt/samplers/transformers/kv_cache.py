@@ -42,18 +42,24 @@ class KVCache:
         self.token_bytes = prod(self.token_shape) * model.dtype.itemsize
         self.store = self._zeros(0, 0, torch.empty(0, dtype=model.dtype, device=model.device))
 
-    def reserve(self, slots: int, columns: int, lengths: Sequence[int]) -> None:
-        """Grow to at least so many slots and columns, and keep what the first slots hold up to these
-        lengths."""
+    def reserve(self, lengths: Sequence[int], slots: int, columns: int, limit: int) -> None:
+        """Grow to at least so many slots and columns.
+
+        Args:
+            lengths: for each of the first slots, how many columns to keep.
+            slots: number of slots needed now.
+            columns: number of columns needed now.
+            limit: number of columns that may come to be needed.
+        """
         old_slots, _, _, old_columns, _ = self.store.shape
         if slots <= old_slots and columns <= old_columns:
             return
-        # More than is asked for, since everything is copied each time. On a CPU, the rest takes no memory.
-        more = 2.0 if self.store.device.type == "cpu" else 1.125
+        # More than is needed now, since all is copied each time. On a CPU the rest takes no memory.
+        on_cpu = self.store.device.type == "cpu"
         if slots > old_slots:
-            slots = max(slots, int(more * old_slots))
+            slots = max(slots, 2 * old_slots if on_cpu else old_slots * 9 // 8)
         if columns > old_columns:
-            columns = max(columns + _STEP, int(more * old_columns))
+            columns = limit if on_cpu else min(limit, max(columns + _STEP, old_columns * 9 // 8))
         grown = self._zeros(max(slots, old_slots), max(columns, old_columns), self.store)
         for slot, length in enumerate(lengths):
             grown[slot, :, :, :length] = self.store[slot, :, :, :length]

@@ -167,9 +167,12 @@ class Scheduler(SampleStream):
         groups, so that the slots in use are the first ones."""
         free = [slot for slot, group in enumerate(self._slots) if group is None]
         groups = [group for group in self._slots if group is not None] + [g for g, _ in self._pending]
-        columns = 1 + max(group.before for group in groups)
-        held = [0 if group is None else group.before for group in self._slots]
-        self._kv.reserve(len(groups), columns, held)
+        self._kv.reserve(
+            lengths=[0 if group is None else group.before for group in self._slots],
+            slots=len(groups),
+            columns=1 + max(group.before for group in groups),
+            limit=max(group.limit for group in groups),
+        )
         slots = iter([*free, *range(len(self._slots), len(groups))])
         self._slots += [None] * (len(groups) - len(self._slots))
         for (group, source), slot in zip(self._pending, slots, strict=False):
