@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,39 +11,41 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.samplers.model_state import fingerprint_parts
+from rftt.samplers.plain import PlainSampler
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
-from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
+from rftt.samplers.sampling import SamplingParams, draw
 from rftt.tokens.automaton import END, TokenAutomaton
 
 
 class GenerateSampler(Sampler):
-    """Reads the whole prompt of each request, and draws what other samplers draw with the same seeds."""
+    """Computes every prompt in full, and draws what other samplers draw with the same seeds."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.params = SamplingParams()
-        self.vocabulary = len(tokenizer)
-        self.size = int(model.get_output_embeddings().weight.shape[0])
+        self.model = model
+        self.sampling_params = SamplingParams()
+        self.tokenizer_size = len(tokenizer)
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self._scores = PlainSampler(model, tokenizer, batch_size=1)
 
     def stream(self, automaton: TokenAutomaton) -> SampleStream:
         return _Calls(self, automaton)
 
-    @torch.no_grad()
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
-    ) -> Float[Tensor, "prompts size"]:
-        read = (torch.tensor([prompt], device=self.model.device) for prompt in prompts)
-        logits = torch.stack([self.model(ids).logits[0, -1] for ids in read])
-        allowed = automaton.allowed[list(states)].to(logits.device)
-        return log_probabilities(logits, allowed).cpu()
+    ) -> list[dict[int, float]]:
+        return self._scores.next_log_probs(prompts, states, automaton)
+
+    def __fingerprint__(self) -> Mapping[str, Any]:
+        return fingerprint_parts(self.model, self.sampling_params)
 
     def generate(self, request: SampleRequest, automaton: TokenAutomaton) -> Sample:
-        """One sample. It ends at the ids that end one in the request's state, so automata of more
+        """Return one sample. It ends at the ids that end one in the request's state, so automata of more
         states than :func:`rftt.tokens.automaton.stop_automaton` has are not for this reference."""
         device = self.model.device
-        drawing = _Draw(request, automaton, self.params, device)
-        ends = (automaton.following[request.state] == END).nonzero()[:, 0].tolist()
+        drawing = _Draw(request, automaton.to(device), self.sampling_params, device)
+        ends = automaton.special_ids[automaton.following[request.state] == END].tolist()
         ids = self.model.generate(
             torch.tensor([request.prompt], device=device),
             attention_mask=torch.ones(1, len(request.prompt), dtype=torch.int64, device=device),
@@ -56,11 +59,15 @@ class _Draw(LogitsProcessor):
     """Leaves only the id drawn, for ``generate`` to take as the likeliest."""
 
     def __init__(
-        self, request: SampleRequest, automaton: TokenAutomaton, params: SamplingParams, device: torch.device
+        self,
+        request: SampleRequest,
+        automaton: TokenAutomaton,
+        params: SamplingParams,
+        device: torch.device,
     ) -> None:
-        self._allowed = automaton.allowed[None, request.state].to(device)
+        self._allowed = automaton.mask(torch.tensor([request.state], device=device))
         self._rows = torch.tensor([0], device=device)
-        self._seed, self._warp = np.array([request.seed]), params
+        self._seed, self._params = np.array([request.seed]), params
         self.log_probs: list[float] = []
 
     def __call__(
@@ -68,7 +75,7 @@ class _Draw(LogitsProcessor):
     ) -> Float[Tensor, "1 size"]:
         noise = torch.from_numpy(uniform(self._seed, np.array([len(self.log_probs)])))
         noise = noise.to(scores.device)
-        ids, log_probs = draw(scores, self._allowed, self._warp, noise, self._rows)
+        ids, log_probs = draw(scores, self._allowed, self._params, noise, self._rows)
         self.log_probs.append(float(log_probs))
         return torch.full_like(scores, -torch.inf).scatter(1, ids[None], 0.0)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import resource
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from rftt import TransformersSampler
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, SampleRequest
+from rftt.samplers.transformers.kv_cache import KVCache
 from rftt.tokens.automaton import END, TokenAutomaton, stop_automaton
 from tests.chi_squared import assert_drawn_from
 from tests.models import tiny_model, tokenizer
@@ -125,8 +129,8 @@ _BYTES_PER_TOKEN = 2 * 2 * 1 * 16 * 4
 def test_what_was_read_before_changes_nothing(
     device: str, prompts: list[tuple[int, ...]], batch_size: int, kept_tokens: int
 ) -> None:
-    """Few ids and short prompts, so that most share their beginnings; and a store of any size, down to
-    none at all. The last time it was read by other weights."""
+    """Few ids and short prompts, so that most share their beginnings; and a prefix cache of any size,
+    down to none at all. The last time it was filled by other weights."""
     model = tiny_model(device=device)
     sampler = TransformersSampler(
         model, tokenizer(), batch_size=batch_size, prefix_bytes=kept_tokens * _BYTES_PER_TOKEN
@@ -289,9 +293,12 @@ def test_other_weights_are_noticed() -> None:
 def _ids_read(sampler: TransformersSampler) -> list[int]:
     """How many ids each pass from now on reads, as they come."""
     read: list[int] = []
-    sampler.model.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
+
+    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if "position_ids" in kwargs:  # not a plain pass
+            read.append(kwargs["input_ids"].numel())
+
+    sampler.model.register_forward_pre_hook(count, with_kwargs=True)
     return read
 
 
@@ -310,6 +317,43 @@ def test_a_beginning_that_prompts_share_is_read_once() -> None:
     requests = [SampleRequest((*beginning, 10 + n, 30), n, 1, 1) for n in range(16)]
     sampler.sample(requests, _automaton(sampler))
     assert sum(read) == 100 + 16 * 2
+
+
+def test_what_goes_on_where_another_ended_is_not_computed_again() -> None:
+    """A completion of many steps needs no prefix cache: its slot still holds what came before."""
+    sampler = TransformersSampler(tiny_model(), tokenizer(), prefix_bytes=0)
+    stream = sampler.stream(_automaton(sampler, ()))
+    contexts = {n: tuple(3 + n + i % 9 for i in range(30 + n)) for n in range(5)}
+    expected = sum(map(len, contexts.values())) + 5 * 3 + 2 * 5 * 6
+    read = _ids_read(sampler)
+    for turn in range(3):
+        for number, context in contexts.items():
+            stream.add(number, SampleRequest(context, turn, 1, 4))
+        while done := stream.collect():
+            for number, sample in done:
+                contexts[number] += (*sample.ids, 7, 8)
+    assert sum(read) == expected
+    for number, context in contexts.items():
+        (sample,) = sampler.sample([SampleRequest(context, number, 1, 4)], _automaton(sampler, ()))
+        _assert_drawn_as_by_plain_passes(sampler, context, sample)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_room_for_long_sequences_takes_no_memory_before_it_is_used() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    cache = KVCache(tiny_model())
+    before = resident()
+    cache.reserve([], slots=512, columns=10, limit=20_000)
+    cache.tokens(3, 0, 50).fill_(1.0)
+    assert cache.store.numel() * 4 > 2_000_000_000
+    assert resident() - before < 10_000_000
+    # What slots hold is kept when there are more of them.
+    cache.reserve([0, 0, 0, 50], slots=600, columns=10, limit=20_000)
+    assert cache.tokens(3, 0, 50).eq(1.0).all()
+    assert not cache.tokens(3, 50, 60).any()
+    assert resident() - before < 10_000_000
 
 
 def test_prompts_too_many_for_one_pass_are_read_in_several(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,14 +25,15 @@ from rftt.demo.settings import DemoSettings
 class Evaluator:
     """Measures models in a process of its own, one after the other, as a context manager.
 
-    While it is at work both processes have half of the threads each. The block waits for what is being
-    measured at its end, and ends the process if it raises.
+    Within the block both processes have half of the threads each, at work or idle: how sums are rounded
+    depends on the number of threads, and a run must not depend on how fast its machine is. The block
+    waits for what is being measured at its end, and ends the process if it raises.
 
     Args:
         output, settings: those of the run.
 
     Raises:
-        RuntimeError: from any method and at the end of the block, if the process failed.
+        RuntimeError: from :meth:`submit` and at the end of the block, if the process failed.
     """
 
     def __init__(self, output: Path, settings: DemoSettings) -> None:
@@ -39,8 +41,7 @@ class Evaluator:
         self._settings = settings
         self._threads = torch.get_num_threads()
         self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
-        self._pending = 0
+        self._jobs: Connection | None = None
 
     @property
     def pid(self) -> int | None:
@@ -51,25 +52,20 @@ class Evaluator:
         """Have a share of the held-out problems measured, unless it was measured before."""
         if is_measured(self._output, name, share):
             return
-        connection = self._connection or self._start()
+        jobs = self._jobs or self._start()
         try:
-            connection.send((name, share))
+            jobs.send((name, share))
         except ConnectionError:
             self._join()
-        self._pending += 1
-        self.balance_threads()
 
-    def balance_threads(self) -> None:
-        """Take all threads for this process while the other one is idle, and half of them else."""
-        if self._connection is None:
-            return
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """Give this process all threads for a stage in which the other one is mostly idle."""
+        torch.set_num_threads(self._threads)
         try:
-            while self._pending and self._connection.poll():
-                self._connection.recv()
-                self._pending -= 1
-        except (EOFError, ConnectionError):
-            self._join()
-        torch.set_num_threads(self._half if self._pending else self._threads)
+            yield
+        finally:
+            torch.set_num_threads(self._half)
 
     @property
     def _half(self) -> int:
@@ -77,13 +73,13 @@ class Evaluator:
 
     def _start(self) -> Connection:
         context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        theirs, self._jobs = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_measure_all, args=(theirs, self._half, self._output, self._settings)
         )
         self._process.start()
         theirs.close()
-        return self._connection
+        return self._jobs
 
     def _join(self) -> None:
         assert self._process is not None
@@ -92,33 +88,35 @@ class Evaluator:
             raise RuntimeError("the evaluation failed; what it said stands above")
 
     def __enter__(self) -> Self:
+        torch.set_num_threads(self._half)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is None or self._connection is None:
-            return
         try:
-            if error is None:
-                with suppress(ConnectionError):
-                    self._connection.send(None)
-                self._join()
+            if self._jobs is not None:
+                self._jobs.close()
+                if error is None:
+                    self._join()
         finally:
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
             torch.set_num_threads(self._threads)
 
 
 def _measure_all(jobs: Connection, threads: int, output: Path, settings: DemoSettings) -> None:
-    """Measure what is sent, and say when each is done, until ``None`` is sent."""
+    """Measure what is sent, until the sender closes the connection."""
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
-    while (job := jobs.recv()) is not None:
-        name, share = job
+    while True:
+        try:
+            name, share = jobs.recv()
+        except EOFError:
+            return
         measure_share(output, settings, name, share)
-        jobs.send(job)
 
 
 def _exit_with(parent: BaseProcess) -> None:

@@ -74,8 +74,8 @@ class Demo:
             for share in range(SHARES):
                 evaluator.submit("prompted", share)
             trees = self.search()
-            evaluator.balance_threads()
             self.fine_tune(trees)
+            del trees
             for share in range(SHARES):
                 evaluator.submit("warmed_up", share)
             self.reinforce()
@@ -136,7 +136,8 @@ class Demo:
                 collate_fn=learner.collate,
             )
             tuner = Tuner(model, learner, learning_rate=settings.warm_up_rate, decay=True)
-            self._fit("warm_up", tuner, loader, settings.warm_up_epochs)
+            with self.evaluator.all_threads():
+                self._fit("warm_up", tuner, loader, settings.warm_up_epochs)
             _save(model, tokenizer, folder)
 
     def reinforce(self) -> None:
@@ -163,14 +164,10 @@ class Demo:
             batch_size=settings.problems_per_update,
             collate_fn=list,
         )
-
-        def on_trees(trees: Sequence[SearchTree]) -> None:
-            save_trees(self.output / "reinforce_trees.jsonl", trees)
-            self.evaluator.balance_threads()
-
+        trees_path = self.output / "reinforce_trees.jsonl"
         tuner = Tuner(
             model, learner, tree_rollouts=tree_rollouts, learning_rate=settings.reinforce_rate,
-            decay=True, warmup_steps=3, on_trees=on_trees,
+            decay=True, warmup_steps=3, on_trees=lambda trees: save_trees(trees_path, trees),
         )  # fmt: skip
         with self._timed("reinforcement"):
             self._fit("reinforce", tuner, loader, 1)

@@ -58,8 +58,10 @@ class KVCache:
         on_cpu = self.store.device.type == "cpu"
         if slots > old_slots:
             slots = max(slots, 2 * old_slots if on_cpu else old_slots * 9 // 8)
-        if columns > old_columns:
-            columns = limit if on_cpu else min(limit, max(columns + _STEP, old_columns * 9 // 8))
+        if columns > old_columns and on_cpu:
+            columns = max(limit, 2 * old_columns)
+        elif columns > old_columns:
+            columns = min(limit, max(columns + _STEP, old_columns * 9 // 8))
         grown = self._zeros(max(slots, old_slots), max(columns, old_columns), self.store)
         for slot, length in enumerate(lengths):
             grown[slot, :, :, :length] = self.store[slot, :, :, :length]

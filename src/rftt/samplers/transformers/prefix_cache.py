@@ -52,15 +52,18 @@ class PrefixCache:
         self._hash = [None] * len(self._hash)
         self._next = 0
 
-    def match(self, ids: Sequence[int]) -> tuple[list[int], int]:
-        """Return the places of the longest known prefix of ``ids``, and its hash. Places are valid until
-        the next :meth:`insert`."""
+    def hashes(self, ids: Sequence[int]) -> list[int]:
+        """Return the hash of each prefix of ``ids``, the empty one first."""
         same = [*map(ne, self._last_ids, ids), True].index(True)
         self._last_hashes[same:] = accumulate(ids[same:], extend_hash, initial=self._last_hashes[same])
         self._last_ids = ids
-        places = [*map(self._place.get, self._last_hashes[1:], repeat(_NOWHERE)), _NOWHERE]
-        known = places.index(_NOWHERE)
-        return places[:known], self._last_hashes[known]
+        return self._last_hashes
+
+    def match(self, hashes: Sequence[int]) -> list[int]:
+        """Return the places of the tokens of the longest known prefix. They are valid until the next
+        :meth:`insert`."""
+        places = [*map(self._place.get, hashes[1:], repeat(_NOWHERE)), _NOWHERE]
+        return places[: places.index(_NOWHERE)]
 
     def copy(
         self, places: Sequence[int], tokens: Float[Tensor, "tokens sides heads dimensions"]

@@ -39,7 +39,8 @@ class TransformersSampler(Sampler):
         tokenizer: its tokenizer.
         temperature, top_p, min_p: as in :class:`~rftt.samplers.sampling.SamplingParams`.
         batch_size: most requests in the running batch.
-        prefix_bytes: most memory of the prefix cache.
+        prefix_bytes: most memory of the prefix cache. It should hold the trees that are grown at a time;
+            a completion of many steps goes on in its slot without it.
 
     Raises:
         ValueError: if the model's family does not take its attention from transformers'
@@ -55,7 +56,7 @@ class TransformersSampler(Sampler):
         top_p: float = 1.0,
         min_p: float = 0.0,
         batch_size: int = 256,
-        prefix_bytes: int = 1 << 28,
+        prefix_bytes: int = 1 << 29,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")

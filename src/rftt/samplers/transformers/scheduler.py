@@ -78,6 +78,9 @@ class Scheduler(SampleStream):
         self._pending: list[tuple[SequenceGroup, int | Sequence[int]]] = []
         """Groups that need a slot, and the slot or the places in the prefix cache to copy from."""
         self._slots: list[SequenceGroup | None] = []
+        self._left: dict[int, tuple[int, int]] = {}
+        """By hash, contexts that ended in the last pass: the free slots that still hold them, and their
+        lengths."""
         self._in_flight = 0
         self._finished: list[tuple[int, Sample]] = []
 
@@ -150,39 +153,51 @@ class Scheduler(SampleStream):
         left = _MAX_PREFILL_IDS
         for entries in groups.values():
             request = entries[0][2]
-            places, prefix_hash = self._prefixes.match(request.prompt[:-1])
-            unknown = len(request.prompt) - len(places)
-            claim = extend_hash(prefix_hash, request.prompt[len(places)])
+            hashes = self._prefixes.hashes(request.prompt[:-1])
+            source, num_cached = self._find(hashes)
+            unknown = len(request.prompt) - num_cached
+            claim = extend_hash(hashes[num_cached], request.prompt[num_cached])
             if (unknown > 1 and claim in claimed) or (unknown > left and claimed):
                 for entry in entries:
                     heapq.heappush(self._waiting, entry)
                 continue
             claimed.add(claim)
             left -= unknown
-            group = SequenceGroup(request.prompt, request.state, entries, len(places), prefix_hash)
-            self._pending.append((group, places))
+            group = SequenceGroup(request.prompt, request.state, entries, num_cached, hashes[num_cached])
+            self._pending.append((group, source))
+
+    def _find(self, hashes: Sequence[int]) -> tuple[int | Sequence[int], int]:
+        """Return where the longest known prefix is, a slot just left or places in the prefix cache, and
+        its length."""
+        places = self._prefixes.match(hashes)
+        for length in range(len(hashes) - 1, len(places) - 1, -1):
+            if hashes[length] in self._left:
+                return self._left[hashes[length]][0], length
+        return places, len(places)
 
     def _assign_slots(self) -> None:
-        """Give pending groups a slot each, free ones first, and fill the rest of these with the last
-        groups, so that the slots in use are the first ones."""
-        free = [slot for slot, group in enumerate(self._slots) if group is None]
-        groups = [group for group in self._slots if group is not None] + [g for g, _ in self._pending]
-        self._kv.reserve(
-            lengths=[0 if group is None else group.before for group in self._slots],
-            slots=len(groups),
-            columns=1 + max(group.before for group in groups),
-            limit=max(group.limit for group in groups),
-        )
-        slots = iter([*free, *range(len(self._slots), len(groups))])
+        """Give each pending group a slot: the one that holds its prefix if that is free, else any.
+
+        Then the last groups move to slots that are still free, so that those in use are the first ones.
+        """
+        groups = [*filter(None, self._slots), *(group for group, _ in self._pending)]
+        self._reserve(groups)
+        others = []
+        for group, source in self._pending:
+            if isinstance(source, int) and self._slots[source] is None:
+                self._slots[source] = group
+            else:
+                others.append((group, source))
         self._slots += [None] * (len(groups) - len(self._slots))
-        for (group, source), slot in zip(self._pending, slots, strict=False):
+        free = iter([slot for slot, group in enumerate(self._slots) if group is None])
+        for (group, source), slot in zip(others, free, strict=False):
             if isinstance(source, int):
-                self._kv.copy(source, slot, group.before)
+                self._kv.copy(source, slot, group.num_cached + len(group.ids))
             else:
                 self._prefixes.copy(source, self._kv.tokens(slot, 0, len(source)))
             self._slots[slot] = group
-        self._pending = []
-        for slot in slots:
+        self._pending, self._left = [], {}
+        for slot in free:
             while self._slots[-1] is None:
                 self._slots.pop()
             if slot < len(self._slots):
@@ -190,6 +205,15 @@ class Scheduler(SampleStream):
                 assert last is not None
                 self._slots[slot] = last
                 self._kv.copy(len(self._slots), slot, last.before)
+
+    def _reserve(self, groups: Sequence[SequenceGroup]) -> None:
+        """Reserve memory for groups, and keep what slots hold."""
+        lengths = [0 if group is None else group.before for group in self._slots]
+        for slot, length in self._left.values():
+            lengths[slot] = length
+        columns = 1 + max(group.before for group in groups)
+        limit = max(group.limit for group in groups)
+        self._kv.reserve(lengths, len(groups), columns, limit)
 
     def _keep_prompt(self, slot: int, group: SequenceGroup) -> None:
         """Put what was computed of a prompt into the prefix cache."""
@@ -208,7 +232,7 @@ class Scheduler(SampleStream):
                 log_probs = log_probabilities(logits[slot : slot + 1], mask)[0]
                 special = request.automaton.specials(request.state)
                 request.log_probs = dict(zip(special, log_probs[special].tolist(), strict=True))
-                self._slots[slot] = None
+                self._leave(slot, group, group.prefix_hash)
 
     def _draw(self, groups: Sequence[SequenceGroup], logits: Float[Tensor, "slots size"]) -> None:
         """Draw an id for each sample request."""
@@ -249,10 +273,10 @@ class Scheduler(SampleStream):
                 going_on.setdefault((token, log_prob, state), []).append(entry)
         if len(self._finished) > finished:
             tokens = self._kv.tokens(slot, len(group.prompt), group.before + 1)
-            self._prefixes.insert(group.prefix_hash, group.ids, tokens)
-        if not going_on:
-            self._slots[slot] = None
-            return
+            context = self._prefixes.insert(group.prefix_hash, group.ids, tokens)
+            if not going_on:
+                self._leave(slot, group, context)
+                return
         (token, log_prob, group.state), group.entries = going_on.popitem()
         for (other, its_log_prob, state), entries in going_on.items():
             fork = SequenceGroup(group.prompt, state, entries, group.num_cached, group.prefix_hash)
@@ -260,3 +284,8 @@ class Scheduler(SampleStream):
             self._pending.append((fork, slot))
         group.ids.append(token)
         group.log_probs.append(log_prob)
+
+    def _leave(self, slot: int, group: SequenceGroup, context: int) -> None:
+        """Free a slot, which holds a context of this hash for requests that go on with it."""
+        self._slots[slot] = None
+        self._left[context] = slot, group.before + 1
