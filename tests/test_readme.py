@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 
 @pytest.mark.parametrize(
     ("block", "lines", "expected"),
-    [(0, 27, r"<\w+> .*\n.*by vote: \d+"), (1, 30, r"right after \d+ rollouts")],
+    [(0, 27, r"0 question .*\n.*by vote: \d+"), (1, 30, r"right after \d+ rollouts")],
 )
 def test_examples_run(block: int, lines: int, expected: str) -> None:
     code = BLOCKS[block]

@@ -1,4 +1,4 @@
-"""``python -m rftt`` is ``rftt demo``."""
+"""Run the command line: ``python -m rftt`` is ``rftt demo``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line: ``rftt demo``, and ``python -m rftt``, which is the same."""
+"""Run the command line: ``rftt demo``, or ``python -m rftt``, which is the same."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Run a command and return the exit status."""
     parser = argparse.ArgumentParser(prog="rftt", description="Reasoning with functional tokens.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="the whole loop on nano, about ten minutes on two cores",
+        help="the loop on nano, some minutes on two cores",
         description="Warm-up search, fine-tuning, reinforcement and evaluation of the embedded nano "
         "model on arithmetic. The last line printed is one JSON object. A run that was killed goes on "
         "when started again.",

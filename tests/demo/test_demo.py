@@ -61,13 +61,14 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
     assert time.monotonic() - start < first["seconds"] / 2 + 5
 
 
-def test_shares_together_are_the_whole() -> None:
+def test_shares_together_are_one_evaluation() -> None:
     shares = [
         Measured({"1": Evaluation((True, False), {"output": 2}, 10)}, 1.0),
         Measured({"1": Evaluation((True,), {"output": 1, "verify": 3}, 5)}, 2.0),
     ]
-    whole = Measured.merge(shares)
-    assert whole == Measured({"1": Evaluation((True, False, True), {"output": 3, "verify": 3}, 15)}, 3.0)
+    merged = Measured.merge(shares)
+    together = Evaluation((True, False, True), {"output": 3, "verify": 3}, 15)
+    assert merged == Measured({"1": together}, 3.0)
 
 
 def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The main job: the whole loop on nano, from problems to a better model."""
+"""The main job: the loop on nano, from problems to a better model."""

@@ -1,4 +1,4 @@
-"""The whole loop on nano: warm-up search, fine-tuning, reinforcement, evaluation.
+"""The loop on nano: warm-up search, fine-tuning, reinforcement, evaluation.
 
 Each stage writes its results to the output folder; a run that was killed and is started again with
 the same arguments takes finished stages from there.
@@ -67,7 +67,7 @@ class Demo:
         self._refuse_other_settings()
 
     def run(self) -> dict[str, dict[str, Evaluation]]:
-        """Run the whole loop, and return evaluations by model and run."""
+        """Run the loop and return evaluations by model and run."""
         torch.set_float32_matmul_precision("high")
         lightning.seed_everything(self.settings.seed, verbose=False)
         with self.evaluator as evaluator:

@@ -121,8 +121,8 @@ def inverse_cumulative(
 
     An id of probability 0 is never drawn. The sum is taken over blocks first, and then within one block.
     Sums of blocks in single precision decide most draws: those where a little less noise falls on the
-    same id as a little more. The rest is summed in double precision, which over all of a vocabulary takes
-    several times as long.
+    same id as a little more. The rest is summed in double precision, which over all of a vocabulary
+    takes several times as long.
 
     Args:
         probs: probabilities of ids.
