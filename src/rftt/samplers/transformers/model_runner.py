@@ -77,7 +77,7 @@ class ModelRunner:
         """Compute new ids, write their keys and values to their slots, and return the logits that follow
         the ids of the decode segment, which has one id of each of the first slots."""
         segments = [*prefill, decode]
-        packed = np.concatenate([segment.packed for segment in segments], 1)
+        packed = np.concatenate([part.packed for part in segments], 1)
         ids, slots, columns = torch.from_numpy(packed).to(store.device)
         implementation = self._config._attn_implementation
         self._pass.attention = select_attention(self._config)
@@ -150,17 +150,17 @@ def packed_attention(
     now = key.under_way
     assert now.store is not None
     mixed = []
-    parts = query[0].transpose(0, 1).split([len(segment.ids) for segment in now.segments])
-    for segment, part in zip(now.segments, parts, strict=True):
+    queries = query[0].transpose(0, 1).split([len(part.ids) for part in now.segments])
+    for part, packed in zip(now.segments, queries, strict=True):
         out, _ = now.attention(
             module,
-            segment.queries(part),
-            segment.keys(now.store, 2 * key.layer),
-            segment.keys(now.store, 2 * key.layer + 1),
-            segment.mask(sliding_window, now.store.dtype),
+            part.queries(packed),
+            part.keys(now.store, 2 * key.layer),
+            part.keys(now.store, 2 * key.layer + 1),
+            part.mask(sliding_window, now.store.dtype),
             **kwargs,
         )
-        mixed.append(segment.pack(out))
+        mixed.append(part.pack(out))
     return torch.cat(mixed)[None], None
 
 
