@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rftt.samplers.plain import PlainSampler
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -34,6 +33,7 @@ from rftt import (
 )
 from rftt.policies.loading import load_model
 from rftt.samplers.openai import ServerSampler
+from rftt.samplers.plain import PlainSampler
 from rftt.tokens.embeddings import initialize_token_embeddings, trainable_token_indices
 from tests.models import tiny_model, tokenizer
 
