@@ -99,8 +99,7 @@ class SearchLoop:
                 tree.rollouts += len(held.completions)
                 arrived += len(held.completions)
                 settled.append(tree_round)
-            verdicts = [verdict for held in records for verdict in held.verdicts]
-            self._tell(settled, verdicts)
+            self._tell(settled, [held.verdicts for held in records])
             self._ready = list(begun.values())
             self._queue = [tree for tree in self._queue if tree.problem.id not in begun]
             if self.on_completions is not None:
@@ -205,30 +204,27 @@ class SearchLoop:
 
     def _settle(self, complete: Sequence[TreeRound]) -> None:
         """Have the ends of rounds judged in one call, tell the strategy, and record."""
-        ends = [
-            (tree_round.tree, node)
-            for tree_round in complete
-            for node in tree_round.ends(self.searcher.scores_partial)
+        ends = [tree_round.ends(self.searcher.scores_partial) for tree_round in complete]
+        states = [
+            tree_round.tree.state(node)
+            for tree_round, nodes in zip(complete, ends, strict=True)
+            for node in nodes
         ]
-        states = [tree.state(node) for tree, node in ends]
-        verdicts = check_verdicts(self.verifier, states) if states else []
+        judged = iter(check_verdicts(self.verifier, states) if states else ())
+        verdicts = [[next(judged) for _ in nodes] for nodes in ends]
         if self.record is not None:
-            scores_partial = self.searcher.scores_partial
-            of, records = iter(verdicts), []
-            for tree_round in complete:
-                own = [next(of) for _ in tree_round.ends(scores_partial)]
-                records.append(TreeRecord.of(tree_round, own))
-            self.record.append(records)
+            pairs = zip(complete, verdicts, strict=True)
+            self.record.append([TreeRecord.of(tree_round, own) for tree_round, own in pairs])
         self._tell(complete, verdicts)
         self._busy -= len(complete)
         self._ready += [tree_round.tree for tree_round in complete]
 
-    def _tell(self, complete: Sequence[TreeRound], verdicts: Sequence[Verdict]) -> None:
-        of = iter(verdicts)
-        for tree_round in complete:
+    def _tell(self, complete: Sequence[TreeRound], verdicts: Sequence[Sequence[Verdict]]) -> None:
+        """Put each round's verdicts on its tree, and tell the strategy."""
+        for tree_round, own in zip(complete, verdicts, strict=True):
             tree = tree_round.tree
-            for node in tree_round.ends(self.searcher.scores_partial):
-                tree.verdict[node] = next(of)
+            for node, verdict in zip(tree_round.ends(self.searcher.scores_partial), own, strict=True):
+                tree.verdict[node] = verdict
             self.cut += len(tree_round.cut)
             self.searcher.tell(tree, tree_round.results())
 
