@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from attrs import evolve
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt import FunctionalPolicy, FunctionalTokens, Grammar, TransformersSampler
@@ -42,11 +43,26 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def functional_policy(
-    *, seed: int = 0, tied: bool = True, temperature: float = 1.0, batch_size: int = 512
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    temperature: float = 1.0,
+    batch_size: int = 512,
+    brief: bool = False,
 ) -> FunctionalPolicy:
-    """A policy on a tiny model that has the functional tokens."""
-    model, words = tiny_model(seed=seed, tied=tied), tokenizer()
+    """A policy on a tiny model that has the functional tokens.
+
+    A model of random weights hardly ever ends a step. Where it is to be ``brief``, bodies hold three ids
+    only, so that most solutions end within 40 tokens.
+    """
+    model = tiny_model(seed=seed, tied=tied, sharp=1.0 if brief else 4.0)
+    words = tokenizer()
     tokens = FunctionalTokens.add(words, Grammar.default())
     initialize_token_embeddings(model, words, tokens)
     sampler = TransformersSampler(model, words, temperature=temperature, batch_size=batch_size)
-    return FunctionalPolicy(sampler, words, tokens)
+    policy = FunctionalPolicy(sampler, words, tokens)
+    if brief:
+        body_ids = torch.zeros_like(policy.automaton.body_ids)
+        body_ids[20:23] = True
+        policy.automaton = evolve(policy.automaton, body_ids=body_ids)
+    return policy

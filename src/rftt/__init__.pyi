@@ -7,7 +7,8 @@ from .interfaces import Verifier as Verifier
 from .learners.experience import Experience as Experience
 from .learners.learner import Learner as Learner
 from .learners.learner import LossOutput as LossOutput
-from .learners.reinforce import ReinforcePlusPlus as ReinforcePlusPlus
+from .learners.policy_gradient import PolicyGradient as PolicyGradient
+from .learners.presets import ReinforcePlusPlus as ReinforcePlusPlus
 from .learners.supervised import SupervisedLearner as SupervisedLearner
 from .policies.functional import FunctionalPolicy as FunctionalPolicy
 from .policies.loading import load_policy as load_policy
@@ -33,7 +34,7 @@ from .tokens.functional import FunctionalTokens as FunctionalTokens
 from .tokens.grammar import Function as Function
 from .tokens.grammar import Grammar as Grammar
 from .training.evaluation import evaluate as evaluate
-from .training.tuner import TreeRollouts as TreeRollouts
+from .training.tree_rollouts import TreeRollouts as TreeRollouts
 from .training.tuner import Tuner as Tuner
 from .training.warmup import WarmUp as WarmUp
 from .verifiers.math import MathVerifier as MathVerifier

@@ -1,18 +1,22 @@
-"""Every formula against values worked out by hand, or by another road."""
+"""Every formula of the loss against values worked out by hand, or by another road."""
 
 from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftt import Verdict
-from rftt.learners.credit import discounted_returns, group_mean, whiten
-from rftt.learners.losses import clipped_policy_loss, k1, k2, k3, token_mean
-from rftt.learners.reinforce import step_rewards
+from rftt.learners.experience import BatchTotals, Experience, TokenSequence, pad_sequences
+from rftt.learners.loss.aggregation import ConstantLength, sequence_mean, token_mean
+from rftt.learners.loss.correction import ImportanceCorrection, mismatch_metrics
+from rftt.learners.loss.kl import KLPenalty, k1, k2, k3
+from rftt.learners.loss.objectives import CISPO, Clipped, plain
+from rftt.learners.loss.ratios import sequence_ratio, token_ratio
+from rftt.learners.loss.whitening import moments, whiten
 
 floats = st.floats(-5, 5, width=32)
 
@@ -21,56 +25,32 @@ def _batch(*sequences: list[float]) -> torch.Tensor:
     return torch.tensor(sequences)
 
 
-def test_returns_by_hand() -> None:
-    # 1 + 0.5 * (2 + 0.5 * 4) = 3; 2 + 0.5 * 4 = 4
-    assert discounted_returns(_batch([1.0, 2.0, 4.0]), 0.5).tolist() == [[3.0, 4.0, 4.0]]
+def _experience(lengths: list[int], counts: list[float] | None = None) -> Experience:
+    """A batch of a question of one id and so many actions a row, with old log-probabilities -1."""
+    return pad_sequences(
+        [
+            TokenSequence([3] * (n + 1), [False] + [True] * n, [0.0] + [-1.0] * n, count=count)
+            for n, count in zip(lengths, counts or [1.0] * len(lengths), strict=True)
+        ]
+    )
 
 
-@given(st.lists(floats, min_size=1, max_size=6), st.sampled_from([1.0, 0.9, 0.0]))
-def test_returns_are_the_discounted_sums(rewards: list[float], gamma: float) -> None:
-    expected = [
-        sum(gamma ** (k - t) * rewards[k] for k in range(t, len(rewards))) for t in range(len(rewards))
-    ]
-    assert discounted_returns(_batch(rewards), gamma)[0].tolist() == pytest.approx(expected, abs=1e-4)
-
-
-def test_reinforce_pp_with_gamma_one_is_outcome_minus_kl_to_go() -> None:
-    # arXiv 2501.03262: A_t = R - beta * sum_{i >= t} KL_i; here R = 1, beta = 0.1, KL = 3, 2, 1.
-    rewards = _batch([-0.3, -0.2, -0.1]) + _batch([0.0, 0.0, 1.0])
-    assert discounted_returns(rewards)[0].tolist() == pytest.approx([1 - 0.6, 1 - 0.3, 1 - 0.1])
-
-
-def test_group_mean_by_hand() -> None:
-    values = _batch([1.0, 2.0, 9.0], [3.0, 5.0, 7.0])
-    groups = torch.tensor([[0, 1, -1], [0, 2, -1]])
-    assert group_mean(values, groups).tolist() == [[2.0, 2.0, 9.0], [2.0, 5.0, 7.0]]
-    assert group_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 1, 1])).tolist() == [1.0, 4.0, 4.0]
-
-
-@given(st.lists(st.tuples(floats, st.integers(-1, 3)), min_size=1, max_size=8))
-def test_group_mean_keeps_the_sum_of_each_group(pairs: list[tuple[float, int]]) -> None:
-    values, groups = torch.tensor([v for v, _ in pairs]), torch.tensor([g for _, g in pairs])
-    means = group_mean(values, groups)
-    assert torch.equal(means[groups < 0], values[groups < 0])
-    for group in range(4):
-        members = groups == group
-        assert len(means[members].unique()) <= 1
-        torch.testing.assert_close(means[members].sum(), values[members].sum(), atol=1e-4, rtol=1e-4)
+# -- whitening ------------------------------------------------------------------------------------
 
 
 def test_whiten_by_hand() -> None:
     # 1, 3, 5: mean 3, population variance 8/3
-    mask = torch.tensor([[True, True], [False, True]])
-    result = whiten(_batch([1.0, 3.0], [100.0, 5.0]), mask, eps=0.0)
+    weights = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    result = whiten(_batch([1.0, 3.0], [100.0, 5.0]), weights, eps=0.0)
     s = math.sqrt(8 / 3)
     assert result.flatten().tolist() == pytest.approx([-2 / s, 0.0, 0.0, 2 / s])
 
 
-def test_scaling_without_centring_by_hand() -> None:
-    # 3 and 4: mean square 12.5; 0 stays 0
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    result = whiten(_batch([3.0, 4.0]), mask, centre=False, eps=0.0)
-    assert result[0].tolist() == pytest.approx([3 / 12.5**0.5, 4 / 12.5**0.5])
+def test_a_weight_counts_as_so_many_values() -> None:
+    # 1 twice and 4 once: mean 2, population variance 2
+    mean, variance = moments(_batch([1.0, 4.0]), _batch([2.0, 1.0]))
+    assert (mean, variance) == pytest.approx((2.0, 2.0))
+    assert moments(torch.zeros(0, 0), torch.zeros(0, 0)) == (0.0, 0.0)
 
 
 @given(st.lists(floats, min_size=2, max_size=8), st.data())
@@ -78,7 +58,7 @@ def test_whitened_has_mean_0_and_variance_1_and_is_0_where_masked(
     values: list[float], data: st.DataObject
 ) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
-    result = whiten(_batch(values), torch.tensor([mask]))[0]
+    result = whiten(_batch(values), torch.tensor([mask]).float())[0]
     assert all(v == 0.0 for v, used in zip(result.tolist(), mask, strict=True) if not used)
     used = result[torch.tensor(mask)]
     assert torch.isfinite(used).all()
@@ -91,29 +71,107 @@ def test_whitened_has_mean_0_and_variance_1_and_is_0_where_masked(
 
 @given(st.floats(-1e3, 1e3, width=32), st.integers(1, 9))
 def test_equal_values_whiten_to_zero_never_nan(value: float, count: int) -> None:
-    assert not whiten(torch.full((1, count), value), torch.ones(1, count, dtype=torch.bool)).any()
+    assert not whiten(torch.full((1, count), value), torch.ones(1, count)).any()
+
+
+# -- ratios ---------------------------------------------------------------------------------------
+
+
+def test_ratios_by_hand() -> None:
+    batch = _experience([2, 1])
+    new = _batch([0.0, -0.5, -2.0], [0.0, -0.7, 9.0])
+    # Old log-probabilities are -1: differences 0.5 and -1 in the first row, 0.3 in the second.
+    expected = torch.tensor([[0.0, 0.5, -1.0], [0.0, 0.3, 0.0]])
+    torch.testing.assert_close(token_ratio(new, batch), expected)
+    # GSPO: the mean over the sequence, at each of its actions.
+    mean = torch.tensor([[0.0, -0.25, -0.25], [0.0, 0.3, 0.0]])
+    torch.testing.assert_close(sequence_ratio(new, batch), mean)
+
+
+# -- objectives -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("log_ratio", "advantage", "expected"),
     [
         (0.0, 2.0, -2.0),
-        (math.log(1.5), 1.0, -1.2),  # above the clip, good: no more to gain than 1.2
+        (math.log(1.5), 1.0, -1.28),  # above the clip, good: no more to gain than 1.28
         (math.log(1.5), -1.0, 1.5),  # above the clip, bad: the full price
         (math.log(0.5), 1.0, -0.5),
         (math.log(0.5), -1.0, 0.8),
     ],
 )
-def test_clipped_loss_by_hand(log_ratio: float, advantage: float, expected: float) -> None:
-    loss = clipped_policy_loss(_batch([log_ratio]), _batch([0.0]), _batch([advantage]), clip_epsilon=0.2)
+def test_clipped_by_hand(log_ratio: float, advantage: float, expected: float) -> None:
+    loss = Clipped(0.2, 0.28)(_batch([log_ratio]), _batch([advantage]))
     assert float(loss) == pytest.approx(expected)
 
 
-def test_clipped_loss_has_no_gradient_beyond_the_clip() -> None:
-    for advantage, gradient in ((1.0, 0.0), (-1.0, 1.5)):
-        log_probs = _batch([math.log(1.5)]).requires_grad_()
-        clipped_policy_loss(log_probs, _batch([0.0]), _batch([advantage]), 0.2).sum().backward()
-        assert float(log_probs.grad) == pytest.approx(gradient)  # type: ignore[arg-type]
+@given(floats, floats)
+def test_the_gradient_is_gone_exactly_where_is_clipped_says(log_ratio: float, advantage: float) -> None:
+    objective = Clipped(0.2, 0.28)
+    x = _batch([log_ratio]).requires_grad_()
+    objective(x, _batch([advantage])).sum().backward()
+    clipped = bool(objective.is_clipped(_batch([log_ratio]), _batch([advantage])))
+    assert x.grad is not None
+    expected = 0.0 if clipped else -math.exp(log_ratio) * advantage
+    assert float(x.grad) == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+def test_cispo_by_hand() -> None:
+    # Ratio 1.5 with a cap of 1.28: the weight is 1.28, and the gradient stays 1.28 * A.
+    x = _batch([math.log(1.5), math.log(0.1)]).requires_grad_()
+    loss = CISPO(high=0.28)(x, _batch([2.0, -1.0]))
+    assert loss[0].tolist() == pytest.approx([-1.28 * 2 * math.log(1.5), 0.1 * math.log(0.1)])
+    loss.sum().backward()
+    assert x.grad is not None
+    assert x.grad[0].tolist() == pytest.approx([-2.56, 0.1])
+
+
+@given(floats)
+def test_every_objective_has_the_policy_gradient_where_the_ratio_is_one(advantage: float) -> None:
+    for objective in (plain, Clipped(), CISPO()):
+        x = torch.zeros(1, 1, requires_grad=True)
+        objective(x, _batch([advantage])).sum().backward()
+        assert x.grad is not None
+        assert float(x.grad) == pytest.approx(-advantage)
+
+
+# -- aggregation ----------------------------------------------------------------------------------
+
+
+def test_aggregations_by_hand() -> None:
+    batch = _experience([2, 1], counts=[1.0, 3.0])
+    values = _batch([9.0, 1.0, 2.0], [9.0, 4.0, 9.0]) * batch.action_mask
+    # The second row stands for three rollouts: (1 + 2 + 3 * 4) / (2 + 3 * 1)
+    assert float(token_mean(values, batch)) == pytest.approx(15 / 5)
+    # (3 / 2 + 3 * 4) / 4
+    assert float(sequence_mean(values, batch)) == pytest.approx(13.5 / 4)
+    assert float(ConstantLength(10)(values, batch)) == pytest.approx(15 / 40)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.data())
+def test_parts_of_a_batch_add_up_to_it(lengths: list[int], data: st.DataObject) -> None:
+    batch = _experience(lengths)
+    values = torch.rand(batch.ids.shape) * batch.action_mask
+    first = torch.tensor(
+        data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    )
+    for aggregation in (token_mean, sequence_mean, ConstantLength(7)):
+        parts = 0.0
+        for rows in (first.nonzero()[:, 0], (~first).nonzero()[:, 0]):
+            part = batch.select(rows)
+            parts += float(aggregation(values[rows, : part.ids.shape[1]], part))
+        assert parts == pytest.approx(float(aggregation(values, batch)), abs=1e-5)
+
+
+def test_an_empty_batch_gives_zero_never_nan() -> None:
+    empty = pad_sequences([])
+    assert empty.totals == BatchTotals(0.0, 0.0, 0.0)
+    for aggregation in (token_mean, sequence_mean, ConstantLength(7)):
+        assert float(aggregation(torch.zeros(0, 0), empty)) == 0.0
+
+
+# -- KL -------------------------------------------------------------------------------------------
 
 
 def test_kl_estimators_by_hand() -> None:
@@ -149,22 +207,58 @@ def test_k2_has_the_gradient_of_the_kl() -> None:
     torch.testing.assert_close(by_k2, by_kl)
 
 
-def test_token_mean_adds_up_over_parts() -> None:
-    values, mask = torch.rand(4, 5), torch.rand(4, 5) > 0.4
-    count = int(mask.sum())
-    full = token_mean(values, mask, count)
-    parts = token_mean(values[:1], mask[:1], count) + token_mean(values[1:], mask[1:], count)
-    torch.testing.assert_close(full, values[mask].mean())
-    torch.testing.assert_close(parts, full)
-
-
-def test_step_rewards_by_hand() -> None:
-    assert step_rewards(Verdict(1.0), 3, 0.6) == [0.0, 0.0, 1.0]
-    # 0.6 * 1 + 0.4 * 0.5 = 0.8
-    assert step_rewards(Verdict(1.0, step_scores=(0.1, 0.9, 0.5)), 3, 0.6) == pytest.approx(
-        [0.1, 0.9, 0.8]
+def test_functional_tokens_have_a_coefficient_of_their_own() -> None:
+    functional = torch.tensor([[True, False]])
+    penalty = KLPenalty(0.1, "k1", functional_coef=0.5)(_batch([2.0, 2.0]), functional)
+    assert penalty[0].tolist() == pytest.approx([1.0, 0.2])
+    assert KLPenalty(0.1, "k1")(_batch([2.0, 2.0]), functional, 3.0)[0].tolist() == pytest.approx(
+        [0.6] * 2
     )
-    with pytest.raises(ValueError, match="abstained"):
-        step_rewards(Verdict(None), 3, 0.6)
-    with pytest.raises(ValueError, match="scores 1 steps; the path has 2"):
-        step_rewards(Verdict(1.0, step_scores=(1.0,)), 2, 0.6)
+
+
+def test_the_adaptive_coefficient_by_hand() -> None:
+    # Ziegler et al. 2019: twice the target is an error of 1, clipped to 0.2; 256 of 10,000 rollouts.
+    kl = KLPenalty(0.1, target=0.05)
+    assert kl.adapted(1.0, 0.1, 256.0) == pytest.approx(1 + 0.2 * 0.0256)
+    assert kl.adapted(2.0, 0.045, 256.0) == pytest.approx(2 * (1 - 0.1 * 0.0256))
+    assert KLPenalty(0.1).adapted(1.0, 9.0, 256.0) == 1.0
+
+
+# -- importance correction --------------------------------------------------------------------------
+
+
+def test_corrections_by_hand() -> None:
+    mismatch = _batch([0.0, math.log(3.0), math.log(0.25), 0.0])
+    mask = torch.tensor([[False, True, True, True]])
+    truncated = ImportanceCorrection(high=2.0)(mismatch, mask)
+    assert truncated[0].tolist() == pytest.approx([0.0, 2.0, 0.25, 1.0])
+    masked = ImportanceCorrection(mode="mask", low=0.5, high=2.0)(mismatch, mask)
+    assert masked[0].tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0])
+    # The product over the sequence is 3 / 4.
+    sequence = ImportanceCorrection("sequence", high=2.0)(mismatch, mask)
+    assert sequence[0].tolist() == pytest.approx([0.0, 0.75, 0.75, 0.75])
+
+
+def test_mismatch_metrics_by_hand() -> None:
+    metrics = mismatch_metrics(torch.tensor([math.log(2.0), 0.0]))
+    assert metrics["mismatch"] == pytest.approx(math.log(2) / 2)
+    assert metrics["mismatch_max"] == pytest.approx(math.log(2))
+    assert metrics["mismatch_kl"] == pytest.approx((1 - math.log(2)) / 2)
+
+
+def test_padding_says_what_no_sequence_says() -> None:
+    batch = pad_sequences(
+        [
+            TokenSequence(
+                [5, 6, 7], [False, True, True], [0.0, -1.0, -2.0], [0.0, 0.5, 0.5], [0, 2, 2], 2.0
+            ),
+            TokenSequence([5, 8], [False, True]),
+        ]
+    )
+    assert batch.weights.tolist() == [[0, 2, 2], [0, 1, 0]]
+    assert batch.advantages.tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
+    assert batch.log_probs.tolist() == [[0, -1, -2], [0, 0, 0]]
+    assert batch.totals == BatchTotals(actions=5.0, functional_actions=0.0, sequences=3.0)
+    assert attrs.evolve(batch).select(torch.tensor([1])).totals == batch.totals, "parts keep them"
+    with pytest.raises(ValueError, match="sequence 0: its first id is an action"):
+        pad_sequences([TokenSequence([5], [True])])

@@ -32,7 +32,7 @@ from rftt.search.strategies import (
     qtransform_by_parent_and_siblings,
 )
 from rftt.testing import PROMISES, ContractViolation, check_searcher, trees
-from rftt.testing.searcher.copies import copied, difference, reloaded
+from rftt.testing.copies import copied, difference, reloaded
 from rftt.testing.searcher.faults import tree_faults
 from tests.search.golden import columns, search
 from tests.testing import broken

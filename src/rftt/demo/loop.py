@@ -17,7 +17,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.demo.evaluator import Evaluator
@@ -26,8 +25,8 @@ from rftt.demo.models import functional_policy, prompted_policy
 from rftt.demo.settings import WARM_UP_FUNCTIONS, DemoSettings
 from rftt.files import atomic_write
 from rftt.fingerprint import difference, fingerprint
+from rftt.learners.presets import ReinforcePlusPlusBaseline
 from rftt.learners.reference import frozen_reference
-from rftt.learners.reinforce import ReinforcePlusPlus
 from rftt.learners.supervised import SupervisedLearner
 from rftt.nano.checkpoint import load_nano
 from rftt.policies.loading import load_model
@@ -42,7 +41,9 @@ from rftt.tokens.embeddings import initialize_token_embeddings
 from rftt.tokens.functional import FunctionalTokens
 from rftt.tokens.grammar import Grammar
 from rftt.training.evaluation import Evaluation
-from rftt.training.tuner import TreeRollouts, Tuner
+from rftt.training.loader import BatchLoader
+from rftt.training.tree_rollouts import TreeRollouts
+from rftt.training.tuner import Tuner
 from rftt.training.warmup import WarmUp
 from rftt.verifiers.math import MathVerifier
 
@@ -129,15 +130,12 @@ class Demo:
             policy = functional_policy(settings, model, tokenizer, settings.temperature)
             learner = SupervisedLearner(policy)
             lightning.seed_everything(settings.seed, verbose=False)
-            loader = DataLoader(
-                data.to_list(),
-                batch_size=settings.warm_up_batch,
-                shuffle=True,
-                collate_fn=learner.collate,
+            loader = BatchLoader(
+                data.to_list(), settings.warm_up_batch, epochs=settings.warm_up_epochs, seed=settings.seed
             )
             tuner = Tuner(model, learner, learning_rate=settings.warm_up_rate, decay=True)
             with self.evaluator.all_threads():
-                self._fit("warm_up", tuner, loader, settings.warm_up_epochs)
+                self._fit("warm_up", tuner, loader)
             _save(model, tokenizer, folder)
 
     def reinforce(self) -> None:
@@ -148,34 +146,26 @@ class Demo:
         model, tokenizer = load_model(self.output / "warmed_up")
         policy = functional_policy(settings, model, tokenizer, settings.reinforce_temperature)
         reference = frozen_reference(model, tokenizer, policy.tokens)
-        learner = ReinforcePlusPlus(
-            policy,
-            reference,
-            kl_coef=settings.kl_coef,
-            group_baseline=True,
-            micro_batch_tokens=2048,
+        learner = ReinforcePlusPlusBaseline(
+            policy, reference, kl_coef=settings.kl_coef, micro_batch_tokens=2048
         )
         tree_rollouts = TreeRollouts(
             policy, settings.searcher, self.verifier, settings.search(settings.rollouts)
         )
         problems = self._problems(settings.updates * settings.problems_per_update, "reinforce")
-        loader: DataLoader[Any] = DataLoader(
-            problems,  # type: ignore[arg-type]  # a list is a map-style data set
-            batch_size=settings.problems_per_update,
-            collate_fn=list,
-        )
+        loader = BatchLoader(problems, settings.problems_per_update, shuffle=False)
         trees_path = self.output / "reinforce_trees.jsonl"
         tuner = Tuner(
             model, learner, tree_rollouts=tree_rollouts, learning_rate=settings.reinforce_rate,
             decay=True, warmup_steps=3, on_trees=lambda trees: save_trees(trees_path, trees),
         )  # fmt: skip
         with self._timed("reinforcement"):
-            self._fit("reinforce", tuner, loader, 1)
+            self._fit("reinforce", tuner, loader)
             _save(model, tokenizer, folder)
 
-    def _fit(self, name: str, tuner: Tuner, loader: DataLoader[Any], epochs: int) -> None:
+    def _fit(self, name: str, tuner: Tuner, loader: BatchLoader[Any]) -> None:
         trainer = lightning.Trainer(
-            max_epochs=epochs,
+            max_epochs=1,
             accelerator="auto",
             devices=1,
             logger=CSVLogger(self.output / "metrics", name=name, version=""),

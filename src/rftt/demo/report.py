@@ -47,8 +47,8 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     """Draw the fine-tuning loss, and reward and KL of reinforcement, update by update."""
     panels = (
         ("warm_up", "loss", "warm-up: negative log-likelihood"),
-        ("reinforce", "tree_score", "reinforcement: share of right rollouts"),
-        ("reinforce", "kl_to_reference", "reinforcement: KL to the warmed-up model"),
+        ("reinforce", "reward", "reinforcement: share of right rollouts"),
+        ("reinforce", "kl", "reinforcement: KL to the warmed-up model"),
     )
     figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), constrained_layout=True)
     for axis, (phase, column, title) in zip(axes, panels, strict=True):

@@ -51,5 +51,8 @@ def frozen_reference(
         if not is_untaught:
             return WithoutAdapter(model)
         merged: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
-        return merged.requires_grad_(False)
-    return copy.deepcopy(model).requires_grad_(False)
+        merged.requires_grad_(False).eval()
+        return merged
+    frozen = copy.deepcopy(model)
+    frozen.requires_grad_(False).eval()
+    return frozen

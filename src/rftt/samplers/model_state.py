@@ -14,15 +14,18 @@ from rftt.samplers.sampling import SamplingParams
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode inside, so that there is no dropout."""
-    training = model.training
-    if training:
-        model.eval()
+    """Put a model in evaluation mode inside, all of it: no dropout, no gradient checkpointing.
+
+    PEFT leaves adapters in training mode inside a model in evaluation mode, so each module is asked.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        if training:
-            model.train()
+        for module in training:
+            module.training = True
 
 
 @frozen(eq=False)

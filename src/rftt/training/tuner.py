@@ -1,145 +1,326 @@
-"""The Lightning composition: one module for both phases."""
+"""The Lightning composition: one module for warm-up and reinforcement, on one process or many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import lightning
 import torch
-from attrs import evolve, frozen
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel
 
-from rftt.interfaces import Policy, Verifier
+from rftt.learners.distributed import global_sums, rank, world_size
 from rftt.learners.experience import Experience
+from rftt.learners.forward.micro_batches import micro_batches, minibatches
 from rftt.learners.learner import Learner
+from rftt.learners.rollouts import rollout_statistics
 from rftt.problems.problem import Problem
-from rftt.search.budget import SearchConfig
-from rftt.search.engine.engine import run_search
-from rftt.search.searcher import Searcher
-from rftt.search.tree.tree import SearchTree, summary
+from rftt.samplers.model_state import evaluating
+from rftt.search.seeding import seed_from
+from rftt.search.tree.tree import SearchTree
+from rftt.training.gradients import add_up, clip, reduce_gradients
+from rftt.training.guard import NonFinite, check_epochs, check_finite, check_precision
+from rftt.training.modes import full_precision, learning
+from rftt.training.tree_rollouts import Rollouts
 
-
-@frozen(eq=False)
-class TreeRollouts:
-    """Searches the problems of an update.
-
-    Attributes:
-        policy: usually samples from the model that is being tuned.
-        searcher: the strategy.
-        verifier: gives the reward.
-        config: the settings of each search, except that its seed is derived from ``config.seed`` and
-            the number of the update.
-    """
-
-    policy: Policy
-    searcher: Searcher
-    verifier: Verifier
-    config: SearchConfig
-
-    def __call__(self, problems: Sequence[Problem], update: int) -> list[SearchTree]:
-        """Return one tree for each problem, in order."""
-        config = evolve(self.config, seed=self.config.seed * 1_000_003 + update)
-        return run_search(problems, self.searcher, self.policy, self.verifier, config)
+_log = logging.getLogger(__name__)
 
 
 class Tuner(lightning.LightningModule):
     """Tunes a model; a Lightning ``Trainer`` drives it.
 
-    A batch is one of two things. Supervised: an :class:`Experience`, from a loader whose ``collate_fn``
-    is the learner's. Reinforcement: a list of problems, from a loader over problems with
-    ``collate_fn=list``; they are searched inside ``training_step``, so that every update learns from
-    the current policy. One batch is one optimizer step, whatever its size: the gradients of its
-    micro-batches add up to its own.
+    A batch is a list, the same on every process, of which each takes its share. Problems are searched
+    inside ``training_step``, so that every update learns from the current policy; annotated solutions
+    go through the learner's ``collate``. An :class:`Experience` is taken as it is, by one process. One
+    batch is one update: the gradients of its micro-batches and of all processes add up to its own,
+    however it is split, so ``strategy="ddp"`` gives what one process does.
+
+    Every draw is a function of the seed and the number of the update: a run that is resumed from one of
+    Lightning's checkpoints ends as if it had never stopped. Load them with ``weights_only=True``.
 
     Args:
         model: what is tuned; parameters that do not require gradients stay as they are.
         learner: turns trees into experience, and experience into a loss.
-        tree_rollouts: turns problems into trees; needed when batches are problems.
-        learning_rate: of AdamW, reached after ``warmup_steps``.
+        tree_rollouts: turns the problems of an update into trees: :class:`TreeRollouts`, or
+            :class:`~rftt.training.dynamic_sampling.DynamicSampling`; needed when batches are problems.
+        learning_rate: of AdamW, reached after ``warmup_steps``; the learner's modules may have others.
         warmup_steps: updates in which the learning rate grows linearly.
         decay: whether it then falls linearly to 0 at the end of training; else it is constant.
-        micro_batch_tokens: places in one forward and backward pass; bounds memory, changes nothing else.
-        max_grad_norm: gradients are scaled down to this norm.
-        on_trees: hook that is given each batch's trees.
+        total_steps: updates until the end of training; needed for ``decay`` where the loader's length is
+            unknown.
+        micro_batch_tokens: tokens in one forward and backward pass; bounds memory, changes nothing else.
+        max_grad_norm: gradients are scaled down to this norm, those of each of the learner's modules by
+            themselves; ``None`` leaves them.
+        seed: of minibatches and dropout.
+        on_trees: hook that is given each batch's trees, those of this process.
+
+    Raises:
+        ValueError: if ``max_grad_norm`` is not above 0.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         learner: Learner,
         *,
-        tree_rollouts: TreeRollouts | None = None,
+        tree_rollouts: Rollouts | None = None,
         learning_rate: float = 7e-6,
         warmup_steps: int = 10,
         decay: bool = False,
+        total_steps: int | None = None,
         micro_batch_tokens: int = 2048,
-        max_grad_norm: float = 1.0,
+        max_grad_norm: float | None = 1.0,
+        seed: int = 0,
         on_trees: Callable[[Sequence[SearchTree]], None] | None = None,
     ) -> None:
         super().__init__()
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {max_grad_norm}; give a number above 0, or None")
         self.automatic_optimization = False
         self.model = model
         self.learner = learner
+        self.learner_modules = nn.ModuleDict(dict(learner.modules))
         self.tree_rollouts = tree_rollouts
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.decay = decay
+        self.total_steps = total_steps
         self.micro_batch_tokens = micro_batch_tokens
         self.max_grad_norm = max_grad_norm
+        self.seed = seed
         self.on_trees = on_trees
+        self._loader_state: Any = None
+        self.updates = 0
+        self.skipped_updates = 0
 
-    def training_step(self, batch: Experience | list[Problem], batch_index: int) -> None:
-        """Update the model once.
+    # -- one update -------------------------------------------------------------------------------
+
+    def training_step(self, batch: Experience | list[Any], batch_index: int) -> None:
+        """Update the model once; skip a batch that holds nothing to learn, and count it.
 
         Raises:
-            ValueError: if the batch is a list of problems and there are no ``tree_rollouts``, or the
-                trees hold nothing to learn from.
+            ValueError: if the batch is a list of problems and there are no ``tree_rollouts``.
+            FloatingPointError: if the loss or a gradient is not finite. The batch has been saved, and
+                the weights are as they were.
         """
-        experience = batch if isinstance(batch, Experience) else self._roll_out(batch)
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, LightningOptimizer)
-        assert isinstance(schedule, LRScheduler)
-        optimizer.zero_grad()
-        totals: dict[str, float] = {"loss": 0.0}
-        for micro_batch in experience.micro_batches(self.micro_batch_tokens):
-            output = self.learner.loss(self.model, micro_batch.to(self.device))
-            self.manual_backward(output.loss)
-            totals["loss"] += float(output.loss.detach())
-            for name, value in output.metrics.items():
-                totals[name] = totals.get(name, 0.0) + value
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        optimizer.step()
-        schedule.step()
-        self.log_dict(totals, prog_bar=True, batch_size=len(experience))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), full_precision():
+            torch.manual_seed(seed_from(f"{self.seed}/{self.updates}/{rank()}"))
+            with evaluating(self.model):
+                experience, metrics = self._experience(batch)
+                if experience.totals.actions:
+                    with self._autocast():
+                        experience = self.learner.prepare(self.model, experience)
+            if experience.totals.actions:
+                metrics |= self._learn(experience)
+                schedule = self.lr_schedulers()
+                assert isinstance(schedule, LRScheduler)
+                schedule.step()
+            else:
+                self.skipped_updates += 1
+                _log.warning("update %d: the batch holds nothing to learn; skipped", self.updates)
+        self.updates += 1
+        metrics["skipped_updates"] = float(self.skipped_updates)
+        self.log_dict(metrics, prog_bar=True, batch_size=1, on_step=True, on_epoch=False)
 
-    def _roll_out(self, problems: list[Problem]) -> Experience:
+    def _experience(self, batch: Experience | list[Any]) -> tuple[Experience, dict[str, float]]:
+        """Return this process's share of the batch as experience, and what to log of it."""
+        if isinstance(batch, Experience):
+            if world_size() > 1:
+                raise ValueError(
+                    "a batch that is an Experience is of one process: with several, let the loader "
+                    "yield lists of problems or of annotated solutions, the same on every process"
+                )
+            return batch, {}
+        if not batch or not isinstance(batch[0], Problem):
+            collate = getattr(self.learner, "collate", None)
+            if collate is None:
+                raise ValueError(
+                    f"{type(self.learner).__name__} has no collate for a batch of "
+                    f"{type(batch[0]).__name__ if batch else 'nothing'}: give it problems"
+                )
+            return collate(batch[rank() :: world_size()]), {}
         if self.tree_rollouts is None:
             raise ValueError(
                 "a batch of problems needs tree_rollouts: Tuner(..., tree_rollouts=TreeRollouts(...))"
             )
-        trees = self.tree_rollouts(problems, self.global_step)
+        trees = self.tree_rollouts(batch, self.updates)
         if self.on_trees is not None:
             self.on_trees(trees)
-        self.log_dict(
-            {f"tree_{name}": value for name, value in summary(trees).items()},
-            prog_bar=True,
-            batch_size=len(problems),
-        )
-        return self.learner.experience(trees)
+        return self.learner.experience(trees), _rollout_metrics(trees)
+
+    def _learn(self, experience: Experience) -> dict[str, float]:
+        learner, found = self.learner, list[dict[str, float]]()
+        with learning(self.model, dropout=learner.dropout):
+            for part in self._minibatches(experience):
+                found.append(self._accumulate(part))
+                if len(found) > 1 and learner.stops_early(found[-1]):
+                    _log.info("update %d: stopped early before step %d", self.updates, len(found))
+                    break
+                found[-1] |= self._step()
+        names = dict.fromkeys(name for metrics in found for name in metrics)
+        metrics = {name: _mean([m[name] for m in found if name in m]) for name in names}
+        metrics["sequences"] = experience.totals.sequences
+        learner.after_update(metrics)
+        return metrics | {"optimizer_steps": float(sum("grad_norm" in m for m in found))}
+
+    def _minibatches(self, experience: Experience) -> Iterator[Experience]:
+        """Yield the minibatches of all epochs, without those in which no process has an action."""
+        for epoch in range(self.learner.epochs):
+            seed = seed_from(f"{self.seed}/{self.updates}/{epoch}")
+            for part in minibatches(experience, self.learner.minibatches, seed):
+                if part.totals.actions:
+                    yield part
+
+    def _accumulate(self, part: Experience) -> dict[str, float]:
+        """Add up the gradients of a minibatch over its micro-batches and all processes."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
+        totals: dict[str, float] = {"loss": 0.0}
+        failure: NonFinite | None = None
+        with self._without_reducer():
+            for number, micro_batch in enumerate(
+                micro_batches(part, self.micro_batch_tokens, packed=_packed(self.learner))
+            ):
+                with self._autocast():
+                    output = self.learner.loss(self.model, micro_batch.to(self.device))
+                if not bool(torch.isfinite(output.loss)):
+                    failure = failure or NonFinite(f"the loss of micro-batch {number}", micro_batch)
+                    continue
+                self.manual_backward(output.loss)
+                add_up(totals, {"loss": float(output.loss.detach()), **output.metrics})
+        reduce_gradients(self._trained())
+        check_finite(self._groups(), failure, part, self.updates, self.trainer.default_root_dir)
+        return global_sums(totals)
+
+    def _step(self) -> dict[str, float]:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        norms = {
+            f"grad_norm{suffix}": clip(parameters, self.max_grad_norm)
+            for suffix, parameters in self._groups().items()
+        }
+        optimizer.step()
+        return norms
+
+    @contextmanager
+    def _without_reducer(self) -> Iterator[None]:
+        """Keep DDP from reducing gradients in each backward pass: processes differ in how many they
+        make. They are summed once, by hand."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            with strategy.block_backward_sync():
+                yield
+        else:
+            yield
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Return the trainer's autocast. Of lower "true" precisions only the weights are lower."""
+        plugin = self.trainer.precision_plugin
+        return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
+
+    # -- parameters, schedule, checkpoints -----------------------------------------------------------
+
+    def _groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that are trained, the learner's modules apart, by suffix of a metric."""
+        groups = {"": [p for p in self.model.parameters() if p.requires_grad]}
+        for name, module in self.learner_modules.items():
+            groups[f"/{name}"] = [p for p in module.parameters() if p.requires_grad]
+        return groups
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self._groups().values() for parameter in group]
 
     def configure_optimizers(self) -> Any:
         """Make AdamW and the schedule of its learning rate."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
-        steps = int(self.trainer.estimated_stepping_batches) if self.decay else 0
+        rates = self.learner.learning_rates
+        groups = [
+            {"params": parameters, "lr": rates.get(suffix.removeprefix("/"), self.learning_rate)}
+            for suffix, parameters in self._groups().items()
+            if parameters
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0)
+        steps = self._decay_steps() if self.decay else 0
 
         def scale(step: int) -> float:
             warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            return warmup * (1 - step / steps) if self.decay else warmup
+            return warmup * max(0.0, 1 - step / steps) if self.decay else warmup
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _decay_steps(self) -> int:
+        if self.total_steps is not None:
+            return self.total_steps
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < float("inf"):
+            raise ValueError(
+                "decay: the loader's length is not known, so neither is the end of training: give "
+                "Tuner(..., decay=True, total_steps=...)"
+            )
+        return int(steps)
+
+    def on_fit_start(self) -> None:
+        """Refuse what would be silently wrong."""
+        check_precision(self.trainer, self.learner)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the number of the update and the learner's state."""
+        checkpoint["rftt"] = {
+            "updates": self.updates,
+            "skipped_updates": self.skipped_updates,
+            "learner": self.learner.state_dict(),
+        }
+        loader = self.trainer.train_dataloader
+        if loader is not None and hasattr(loader, "state_dict"):
+            checkpoint["rftt"]["loader"] = loader.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` added."""
+        state = checkpoint["rftt"]
+        self.updates, self.skipped_updates = state["updates"], state["skipped_updates"]
+        self.learner.load_state_dict(state["learner"])
+        self._loader_state = state.get("loader")
+
+    def on_train_start(self) -> None:
+        """Restore the loader's position. Lightning 2.6.6 loses it where the loader's length was asked
+        for before, as ``decay`` does."""
+        check_epochs(self.trainer)
+        loader = self.trainer.train_dataloader
+        if self._loader_state is not None and loader is not None:
+            loader.load_state_dict(self._loader_state)
+            self._loader_state = None
+
+
+def _packed(learner: Learner) -> bool:
+    return getattr(learner, "packing", "tree") != "none"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rollout_metrics(trees: Sequence[SearchTree]) -> dict[str, float]:
+    """Return figures of the rollouts of all processes: the mean reward and length of judged ones, the
+    shares that were left out by reason, and of each function how many steps in 100 are its."""
+    sums = global_sums(rollout_statistics(trees))
+    rollouts, judged = max(1.0, sums["rollouts"]), max(1.0, sums["judged"])
+    metrics = {
+        "rollouts": sums["rollouts"],
+        "sampled_tokens": sums["tokens"],
+        "reward": sums["score_sum"] / judged,
+        "length": sums["length_sum"] / judged,
+    }
+    for reason in ("truncated", "partial", "abstained", "unjudged"):
+        metrics[reason] = sums[reason] / rollouts
+    for name, value in sums.items():
+        if name.startswith("function/"):
+            metrics[name] = 100 * value / max(1.0, sums["steps"])
+    return metrics

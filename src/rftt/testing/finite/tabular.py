@@ -63,6 +63,15 @@ class TabularPolicy(Policy):
         """Return what may follow the texts of the steps so far; nothing if the path has ended."""
         return self.table.get(path, ())
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of ids. 0 is no step's: a question is one or more of it."""
+        return len(self._ids) + 1
+
+    def ids(self, reply: Reply) -> tuple[int, ...]:
+        """Return the ids of a reply's step. Replies with one function and text have the same ids."""
+        return (self._ids[reply.function, reply.text],)
+
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
         return [self._prior(tuple(step.text for step in state.steps)) for state in states]
 
@@ -90,7 +99,7 @@ class TabularPolicy(Policy):
         self, path: tuple[str, ...], function: str | None, prefix: tuple[int, ...], rng: Random
     ) -> Step:
         replies = [r for r in self.replies(path) if function in (None, r.function)]
-        fitting = [r for r in replies if prefix in ((), (self._ids[r.function, r.text],))]
+        fitting = [r for r in replies if prefix in ((), self.ids(r))]
         if not fitting:
             name = function or self.replies(path)[0].function
             ids = prefix or (0,)
@@ -101,7 +110,7 @@ class TabularPolicy(Policy):
         return Step(
             function=reply.function,
             text=reply.text,
-            ids=(self._ids[reply.function, reply.text],),
+            ids=self.ids(reply),
             log_probs=(math.log(reply.probability / mass),),
             action_mask=(not prefix,),
             terminal=(*path, reply.text) not in self.table,

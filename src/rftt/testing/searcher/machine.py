@@ -22,8 +22,8 @@ from rftt.search.budget import Budget, SearchConfig
 from rftt.search.engine.engine import resume_search
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
 from rftt.search.tree.tree import SearchTree
+from rftt.testing.copies import copied, difference
 from rftt.testing.finite.strategies import grammars
-from rftt.testing.searcher.copies import copied, difference
 from rftt.testing.searcher.promises import (
     BatchBroken,
     ContractViolation,

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-
-class ContractViolation(AssertionError):  # noqa: N818
-    """A strategy broke a promise. Each promise is a subclass, whose docstring is its wording.
-
-    Attributes:
-        promise: its name, with which the message begins.
-        what: what was found.
-        scenario: what led to it: the rounds so far, and the tree; filled in where they are known.
-    """
-
-    promise: ClassVar[str]
-
-    def __init__(self, what: str, scenario: str = "") -> None:
-        super().__init__(what, scenario)
-        self.what = what
-        self.scenario = scenario
-
-    def __str__(self) -> str:
-        wording = " ".join((type(self).__doc__ or "").split())
-        parts = (f"{self.promise}: {self.what}", f"The promise: {wording}", self.scenario)
-        return "\n\n".join(part for part in parts if part)
+from rftt.testing.promises import ContractViolation as ContractViolation
+from rftt.testing.promises import wordings
 
 
 class StructureBroken(ContractViolation):
@@ -155,8 +134,5 @@ class BestLeafBroken(ContractViolation):
     promise = "best leaf"
 
 
-PROMISES: dict[str, str] = {
-    broken.promise: " ".join((broken.__doc__ or "").split())
-    for broken in ContractViolation.__subclasses__()
-}
+PROMISES: dict[str, str] = wordings(__name__)
 """The wording of each promise, by name."""

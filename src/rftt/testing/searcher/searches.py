@@ -17,8 +17,8 @@ from rftt.search.engine.loop import OnRound
 from rftt.search.searcher import Searcher
 from rftt.search.tree.merge import commit_to
 from rftt.search.tree.tree import SearchTree
+from rftt.testing.copies import difference, reloaded
 from rftt.testing.finite.problem import FiniteProblem
-from rftt.testing.searcher.copies import difference, reloaded
 from rftt.testing.searcher.promises import (
     AnswerBroken,
     BatchBroken,

@@ -32,7 +32,7 @@ from rftt.search.budget import Budget, SearchConfig
 from rftt.search.engine.engine import run_search
 from rftt.search.searcher import ExpansionResult, Searcher
 from rftt.search.tree.tree import SearchTree
-from rftt.testing.searcher.copies import copied
+from rftt.testing.copies import copied
 from rftt.testing.searcher.promises import StarvationBroken
 from rftt.testing.searcher.watched import Watched
 from rftt.tokens.grammar import Function, Grammar

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
 from rftt.search.tree.tree import SearchTree
-from rftt.testing.searcher.copies import copied, difference, reloaded
+from rftt.testing.copies import copied, difference, reloaded
 from rftt.testing.searcher.faults import expansion_faults, touch_faults, tree_faults
 from rftt.testing.searcher.promises import (
     AnswerBroken,

@@ -1,0 +1,1 @@
+"""What a model says of given tokens: log-probabilities, entropies, hidden states, each prefix once."""

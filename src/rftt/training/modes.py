@@ -1,0 +1,44 @@
+"""The modes in which a model learns: dropout, gradient checkpointing, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@contextmanager
+def learning(model: nn.Module, *, dropout: bool) -> Iterator[None]:
+    """Put a model into the mode in which it learns.
+
+    Without ``dropout`` a model stays in evaluation mode, also the adapters that PEFT leaves in training
+    mode; only layers with gradient checkpointing are told to train, because it works in no other mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(dropout)
+    for module, _ in modes:
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Leave autocast and a lower default precision: sampling, rewards and log-probabilities are float32
+    whatever the trainer's precision is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
+    finally:
+        torch.set_default_dtype(default)
