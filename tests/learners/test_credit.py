@@ -168,7 +168,7 @@ def test_policy_weighted_is_unbiased_whatever_is_visited_how_often(
 ) -> None:
     credit = partial(policy_weighted, ancestor_weight=ancestor_weight)
     expected = _expected_gradient(shape, credit, good, rewarded)
-    assert expected == pytest.approx(_exact(sum(shape), good, rewarded), abs=1e-12)
+    assert expected == pytest.approx(_exact(1, good, rewarded), abs=1e-12)
 
 
 @pytest.mark.parametrize("rewarded", [False, True])
@@ -196,7 +196,7 @@ def test_shared_steps_bias_what_counts_rollouts() -> None:
 
 def test_a_value_that_holds_the_child_shrinks_by_the_number_of_children() -> None:
     found = _expected_gradient([3, 3], vine_children, 0.5)
-    first, *second = _exact(6, 0.5)
+    first, *second = _exact(1, 0.5)
     assert found == pytest.approx([first / 2, *(each * 2 / 3 for each in second)], abs=1e-12)
 
 
@@ -298,7 +298,7 @@ def _rational(
 @example([[1.0, 0.0], 0.1], 1.0)
 def test_policy_weighted_is_the_recursion_of_its_docstring(children: list[Nested], c: float) -> None:
     found = only(partial(policy_weighted, ancestor_weight=c), children)
-    _, paths = _rational(children, Fraction(len(found)), None, Fraction(c))
+    _, paths = _rational(children, Fraction(1), None, Fraction(c))
     for path, (expected, weight) in zip(found, paths, strict=True):
         assert path.advantages == pytest.approx([float(each) for each in expected], abs=1e-12)
         assert path.weights == pytest.approx([float(weight)] * len(expected))
@@ -308,7 +308,7 @@ def test_policy_weighted_is_the_recursion_of_its_docstring(children: list[Nested
 def test_policy_weights_are_shared_out_whole(children: list[Nested]) -> None:
     tree = tree_of(children)
     (paths,) = policy_weighted([tree])
-    assert sum(path.weights[-1] for path in paths) == pytest.approx(len(paths))
+    assert sum(path.weights[-1] for path in paths) == pytest.approx(1.0)
     at: dict[int, float] = {}
     for path in paths:
         for node, weight in zip(tree.path(path.end), path.weights, strict=True):
@@ -319,7 +319,7 @@ def test_policy_weights_are_shared_out_whole(children: list[Nested]) -> None:
 
 
 @given(st.lists(st.tuples(scores, st.integers(0, 3)), min_size=1, max_size=6))
-def test_on_independent_rollouts_policy_weighted_is_rloo_to_the_bit(
+def test_on_independent_rollouts_policy_weighted_is_rloo(
     rollouts: list[tuple[float, int]],
 ) -> None:
     children: list[Nested] = []
@@ -328,7 +328,10 @@ def test_on_independent_rollouts_policy_weighted_is_rloo_to_the_bit(
         for _ in range(length):
             child = [child]
         children.append(child)
-    assert only(policy_weighted, children) == only(group_outcome, children)
+    found, rloo = only(policy_weighted, children), only(group_outcome, children)
+    for path, other in zip(found, rloo, strict=True):
+        assert path.advantages == pytest.approx(other.advantages, abs=1e-12)
+        assert path.weights == pytest.approx([weight / len(rloo) for weight in other.weights])
 
 
 def test_policy_weighted_matches_rewards_to_go_with_rewards_to_go() -> None:
@@ -343,7 +346,7 @@ def test_policy_weighted_matches_rewards_to_go_with_rewards_to_go() -> None:
     # baseline above less the reward before, 3 - 1. An only child has its parent's advantage.
     (paths,) = policy_weighted([tree], rewards=rewards)
     assert advantages(paths) == [(1.0, 2 - (4 + 2) / 2), (1.0, 4 - (2 + 2) / 2), (-1.0, -1.0)]
-    assert [path.weights for path in paths] == [(0.75, 0.75), (0.75, 0.75), (1.5, 1.5)]
+    assert [path.weights for path in paths] == [(0.25, 0.25), (0.25, 0.25), (0.5, 0.5)]
     (paths,) = siblings_alone([tree], rewards=rewards)
     assert advantages(paths) == [(1.0, -2.0), (1.0, 2.0), (-1.0, -1.0)]
 
@@ -364,17 +367,18 @@ def test_forced_functions_weigh_as_the_policy_likes_them() -> None:
     prior = {"a": 0.75, "b": 0.25}
     tree = _forced([("a", False, 1.0), ("b", True, 0.0), ("b", True, 0.5)], prior)
     (paths,) = policy_weighted([tree])
-    assert [path.weights[0] for path in paths] == pytest.approx([2.25, 0.375, 0.375])
+    assert [path.weights[0] for path in paths] == pytest.approx([0.75, 0.125, 0.125])
     # Each against the others by their shares: (0 + 0.5) / 2; (0.75 + 0.125 * 0.5) / 0.875; 0.75 / 0.875.
     expected = [1 - 0.25, -(0.75 + 0.0625) / 0.875, 0.5 - 0.75 / 0.875]
     assert [path.advantages[0] for path in paths] == pytest.approx(expected)
     # An end that merged trees reached twice is two draws of its function.
     tree.backup(3, 0.5)
     (paths,) = policy_weighted([tree])
-    assert [path.weights[0] for path in paths] == pytest.approx([3.0, 1 / 3, 2 / 3])
+    assert [path.weights[0] for path in paths] == pytest.approx([0.75, 1 / 12, 1 / 6])
     # Sampled functions are their own weights, whatever the prior.
     sampled = _forced([("a", False, 1.0), ("b", False, 0.0), ("b", False, 0.5)], prior)
-    assert [path.weights[0] for path in policy_weighted([sampled])[0]] == [1.0, 1.0, 1.0]
+    weights = [path.weights[0] for path in policy_weighted([sampled])[0]]
+    assert weights == pytest.approx([1 / 3] * 3)
 
 
 def test_without_openers_a_searcher_that_asked_for_the_prior_chose_the_functions() -> None:
@@ -383,7 +387,7 @@ def test_without_openers_a_searcher_that_asked_for_the_prior_chose_the_functions
         assert name in GRAMMAR.legal(None)
         tree.prior[0] = {**(tree.prior[0] or {}), name: math.log(prior)}
     (paths,) = policy_weighted([tree])
-    assert [path.weights[0] for path in paths] == pytest.approx([1.5, 0.5])
+    assert [path.weights[0] for path in paths] == pytest.approx([0.75, 0.25])
 
 
 def test_a_function_all_but_impossible_does_no_harm() -> None:
@@ -391,7 +395,7 @@ def test_a_function_all_but_impossible_does_no_harm() -> None:
     tree.prior[0] = {"a": 0.0, "b": -1e4}
     (paths,) = policy_weighted([tree])
     assert all(math.isfinite(path.advantages[0]) for path in paths)
-    assert [path.weights[0] for path in paths] == pytest.approx([2.0, 0.0])
+    assert [path.weights[0] for path in paths] == pytest.approx([1.0, 0.0])
 
 
 def test_ends_that_merged_count_as_often_as_they_were_drawn() -> None:
@@ -399,11 +403,11 @@ def test_ends_that_merged_count_as_often_as_they_were_drawn() -> None:
     other = merged.attach(0, attrs.evolve(tree_of([0.0]).step[1], ids=(9,)))
     merged.verdict[other] = Verdict(0.0)
     merged.backup(other, 0.0)
-    for credit in (policy_weighted, group_outcome):
+    for credit, tree_weight in ((policy_weighted, 1.0), (group_outcome, 4.0)):
         right, wrong = credit([merged])[0]
         # Each right one against two right and one wrong, the wrong one against three right.
-        assert (right.advantages, right.weights) == ((pytest.approx(1 / 3),), (3.0,))
-        assert (wrong.advantages, wrong.weights) == ((-1.0,), (1.0,))
+        assert (right.advantages, right.weights) == ((pytest.approx(1 / 3),), (tree_weight * 3 / 4,))
+        assert (wrong.advantages, wrong.weights) == ((-1.0,), (tree_weight / 4,))
 
 
 # --- What holds for every credit that compares. ---
@@ -594,7 +598,7 @@ def test_step_values_by_hand() -> None:
     by_children = [(0.25, 0.5), (0.25, -0.5), (-0.25, 0.0)]
     found = only(vine_children, children)
     assert advantages(found) == [pytest.approx(each) for each in by_children]
-    assert [path.weights[0] for path in found] == [0.75, 0.75, 1.5]
+    assert [path.weights[0] for path in found] == [0.25, 0.25, 0.5]
     # Global and local advantage; two rollouts go through node 1.
     two = math.sqrt(2)
     expected = [

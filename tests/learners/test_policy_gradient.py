@@ -297,7 +297,7 @@ def test_an_entropy_bonus_can_be_that_of_functional_tokens_alone() -> None:
 def test_the_adaptive_coefficient_follows_the_kl_and_is_restored() -> None:
     kl = KLPenalty(0.1, "k3", target=0.01, horizon=1000)
     learner = _learner("GRPO", kl=kl)
-    learner.after_update({"kl": 0.02, "sequences": 100.0})
+    learner.after_update({"kl": 0.02, "rollouts": 100.0})
     state = learner.state_dict()
     assert state == {"kl_scale": pytest.approx(1.02)}
     other = _learner("GRPO", kl=kl)

@@ -203,9 +203,9 @@ def test_a_policys_weighting_counts_each_sampled_child_once() -> None:
     tree = _tree([("a", "yes"), ("a", "maybe"), ("a", "maybe"), ("no",)])
     learner = PPO(problem.policy, head_critic(FiniteModel(problem.policy)), weighting="policy")
     weights = learner.experience([tree]).weights
-    # Four rollouts; a and no were each drawn once, so 2 each; below a three draws: 2/3 and 4/3.
+    # a and no were each drawn once, so 1/2 each; below a three draws: 1/6 and 2/6.
     torch.testing.assert_close(
-        weights, torch.tensor([[0, 2 / 3, 2 / 3], [0, 4 / 3, 4 / 3], [0, 2.0, 0]])
+        weights, torch.tensor([[0, 1 / 6, 1 / 6], [0, 1 / 3, 1 / 3], [0, 0.5, 0]])
     )
 
 
@@ -311,7 +311,7 @@ def test_critic_warmup_leaves_the_policy_alone() -> None:
         learner.loss(model, batch).loss.backward()
         assert _gradient(critic).any()
         moved.append(bool(_gradient(model).any()))
-        learner.after_update({"sequences": 2.0})
+        learner.after_update({"rollouts": 2.0})
     assert moved == [False, False, True]
     again = PPO(problem.policy, critic, critic_warmup=2)
     again.load_state_dict({**again.state_dict(), "updates": 1})

@@ -27,7 +27,7 @@ from rftt.search.strategies import MCTS, BestOfN
 from rftt.testing import FiniteModel, FinitePolicy, FiniteProblem, Reply, finite_problems
 from rftt.testing.learner.check import check_learner
 from rftt.tokens.grammar import Function
-from rftt.verifiers.value import ValueModel, ValueVerifier
+from rftt.verifiers.value import ValueHead, ValueModel, ValueVerifier
 from tests.learners.finite_bodies import table_value_model
 from tests.models import functional_policy, tiny_model
 
@@ -158,8 +158,8 @@ def test_a_policys_weighting_counts_each_sampled_child_once() -> None:
     assert values[id(tree), 0] == (1.0 + 0.5 + 0.5 + 0.25) / 4
     learner = ValueLearner(policy, table_value_model(FiniteModel(policy)), weighting="policy")
     batch = learner.experience([tree])
-    # a and b were each drawn once, and so are each two of four rollouts.
-    assert batch.weights[:, 2].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
+    # a and b were each drawn once, and so are each half of the tree.
+    assert batch.weights[:, 2].tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 0.5])
     assert batch.returns[:, 1].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 0.25])
 
 
@@ -248,6 +248,18 @@ def test_of_an_adapter_the_merged_model_is_the_body() -> None:
     assert all(parameter.requires_grad for parameter in value_model.parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_head_adds_up_in_single_precision(autocast: bool) -> None:
+    head = ValueHead(3)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([1.0, 2**-9, 2**-9]))
+    hidden = torch.ones(2, 3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        values = head(hidden)
+    # In half precision 1 + 2 ** -9 is 1.
+    assert values.tolist() == [1 + 2**-8] * 2
+
+
 class _Boxes(Verifier):
     """Extracts the last step's text; everything is worth 7."""
 
@@ -273,6 +285,8 @@ def _states(policy: Any) -> list[State]:
 def test_a_verdict_is_the_values_at_the_ends_of_steps() -> None:
     policy = functional_policy()
     value_model = _random_head(ValueModel.of_causal_lm(policy.sampler.model)).train()  # type: ignore[attr-defined]
+    for layer in value_model.body.layers:  # type: ignore[union-attr]
+        layer.self_attn.attention_dropout = 0.5
     verifier = ValueVerifier(value_model, policy.context, answers=_Boxes(), batch_tokens=40)
     states = _states(policy)
     verdicts = verifier.judge(states)

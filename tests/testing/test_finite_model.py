@@ -25,7 +25,8 @@ from rftt.testing import (
     finite_problems,
 )
 from rftt.testing.finite.gradient import expected_reward, judged_paths, policy_gradient
-from rftt.testing.finite.model import paths, trained_policy
+from rftt.testing.finite.model import trained_policy
+from rftt.testing.finite.tabular import paths
 from rftt.tokens.grammar import Function
 
 GRAMMAR = Grammar(

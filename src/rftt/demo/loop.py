@@ -25,6 +25,7 @@ from rftt.demo.models import functional_policy, prompted_policy
 from rftt.demo.settings import WARM_UP_FUNCTIONS, DemoSettings
 from rftt.files import atomic_write
 from rftt.fingerprint import difference, fingerprint
+from rftt.learners.credit.policy_weighted import policy_weighted
 from rftt.learners.presets import ReinforcePlusPlusBaseline
 from rftt.learners.reference import frozen_reference
 from rftt.learners.supervised import SupervisedLearner
@@ -131,7 +132,10 @@ class Demo:
             learner = SupervisedLearner(policy)
             lightning.seed_everything(settings.seed, verbose=False)
             loader = BatchLoader(
-                data.to_list(), settings.warm_up_batch, epochs=settings.warm_up_epochs, seed=settings.seed
+                data.to_list(),
+                settings.warm_up_batch,
+                epochs=settings.warm_up_epochs,
+                seed=settings.seed,
             )
             tuner = Tuner(model, learner, learning_rate=settings.warm_up_rate, decay=True)
             with self.evaluator.all_threads():
@@ -147,7 +151,7 @@ class Demo:
         policy = functional_policy(settings, model, tokenizer, settings.reinforce_temperature)
         reference = frozen_reference(model, tokenizer, policy.tokens)
         learner = ReinforcePlusPlusBaseline(
-            policy, reference, kl_coef=settings.kl_coef, micro_batch_tokens=2048
+            policy, reference, kl_coef=settings.kl_coef, credit=policy_weighted, micro_batch_tokens=2048
         )
         tree_rollouts = TreeRollouts(
             policy, settings.searcher, self.verifier, settings.search(settings.rollouts)

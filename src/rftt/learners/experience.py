@@ -21,7 +21,8 @@ class BatchTotals:
     Attributes:
         actions: the weights of all actions.
         functional_actions: the weights of those actions that are functional tokens.
-        sequences: the number of rollouts; a sequence that stands for several counts as so many.
+        sequences: the weights of all sequences, each that of its heaviest action: the number of
+            rollouts, where each rollout counts.
     """
 
     actions: float
@@ -85,9 +86,8 @@ class Experience:
     def with_totals(self) -> Experience:
         """Return the batch with the totals of what it holds: it is the full batch of one process."""
         functional = self.weights * self.functional_mask
-        totals = BatchTotals(
-            float(self.weights.sum()), float(functional.sum()), float(self.counts.sum())
-        )
+        sequences = self.weights.amax(1).sum() if self.weights.numel() else torch.zeros(())
+        totals = BatchTotals(float(self.weights.sum()), float(functional.sum()), float(sequences))
         return attrs.evolve(self, totals=totals)
 
     def _tensors(self) -> dict[str, Any]:

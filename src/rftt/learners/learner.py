@@ -20,7 +20,9 @@ from rftt.tokens.automaton import TokenAutomaton
 @runtime_checkable
 class TokenPolicy(Protocol):
     """What a learner must know of the policy that sampled: how a path is laid out in ids, and the
-    distribution that the ids were drawn from. :class:`~rftt.policies.functional.FunctionalPolicy` is one.
+    distribution that the ids were drawn from.
+
+    :class:`~rftt.policies.functional.FunctionalPolicy` is one.
     """
 
     @property
@@ -32,7 +34,7 @@ class TokenPolicy(Protocol):
         """Temperature and truncation of the draws."""
 
     def context(self, state: State) -> tuple[int, ...]:
-        """Return the ids that the next step of a state follows; at the question, those of the question."""
+        """Return the ids that the next step of a state follows: the question's, then each step's."""
 
 
 @frozen(eq=False)
@@ -88,8 +90,9 @@ class Learner(ABC):
         return False
 
     def after_update(self, metrics: Mapping[str, float]) -> None:
-        """Take note of an update's metrics, as an adaptive coefficient does."""
-        return None
+        """Take note of an update's metrics, as an adaptive coefficient does: the means of what
+        :meth:`loss` gave, and ``rollouts``, their number on all processes."""
+        return
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -108,4 +111,4 @@ class Learner(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        return None
+        return

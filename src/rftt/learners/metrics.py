@@ -1,14 +1,20 @@
-"""What a policy-gradient update looks like from outside, functional tokens apart from text."""
+"""What an update looks like from outside: of its tokens, functional ones apart from text, and of its
+rollouts."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rftt.learners.distributed import global_sums
 from rftt.learners.experience import Experience
 from rftt.learners.loss.kl import k3
 from rftt.learners.loss.objectives import Objective
+from rftt.learners.rollouts import rollout_statistics
+from rftt.search.tree.tree import SearchTree
 
 Tokens = Float[Tensor, "batch tokens"]
 """One number for each token of a padded batch."""
@@ -49,3 +55,22 @@ def token_metrics(
 
 def _share(values: Tokens, weights: Tokens, total: float) -> float:
     return float((values * weights).sum()) / max(total, 1e-30)
+
+
+def rollout_metrics(trees: Sequence[SearchTree]) -> dict[str, float]:
+    """Return figures of the rollouts of all processes: the mean reward and length of judged ones, the
+    shares that were left out by reason, and of each function how many steps in 100 are its."""
+    sums = global_sums(rollout_statistics(trees))
+    rollouts, judged = max(1.0, sums["rollouts"]), max(1.0, sums["judged"])
+    metrics = {
+        "rollouts": sums["rollouts"],
+        "sampled_tokens": sums["tokens"],
+        "reward": sums["score_sum"] / judged,
+        "length": sums["length_sum"] / judged,
+    }
+    for reason in ("truncated", "partial", "abstained", "unjudged"):
+        metrics[reason] = sums[reason] / rollouts
+    for name, value in sums.items():
+        if name.startswith("function/"):
+            metrics[name] = 100 * value / max(1.0, sums["steps"])
+    return metrics

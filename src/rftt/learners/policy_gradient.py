@@ -19,7 +19,8 @@ from rftt.learners.forward.parts import log_probs_in_parts
 from rftt.learners.forward.score import Packing, score_tokens
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
 from rftt.learners.loss.aggregation import Aggregation, token_mean
-from rftt.learners.loss.correction import ImportanceCorrection, mismatch_metrics
+from rftt.learners.loss.correction import ImportanceCorrection, corrected
+from rftt.learners.loss.entropy import entropy_bonus
 from rftt.learners.loss.kl import KLPenalty
 from rftt.learners.loss.objectives import Clipped, Objective
 from rftt.learners.loss.ratios import Ratio, token_ratio
@@ -129,14 +130,10 @@ class PolicyGradient(Learner):
     def prepare(self, model: nn.Module, experience: Experience) -> Experience:
         if not self.recompute_log_probs:
             return experience
-        device = next(model.parameters()).device
-        log_probs = self._log_probs(model, experience, device)
-        mismatch = log_probs - experience.log_probs
-        advantages = experience.advantages
-        if self.correction is not None:
-            # Not the weights: what a loss is divided by stays the number of actions.
-            advantages = advantages * self.correction(mismatch, experience.action_mask)
-        _log.info("trainer and sampler: %s", mismatch_metrics(mismatch[experience.action_mask]))
+        log_probs = self._log_probs(model, experience, next(model.parameters()).device)
+        correction = corrected(log_probs, experience, self.correction)
+        # Not the weights: what a loss is divided by stays the number of actions.
+        advantages = experience.advantages * correction
         return attrs.evolve(experience, log_probs=log_probs, advantages=advantages)
 
     def loss(self, model: nn.Module, batch: Experience) -> LossOutput:
@@ -150,9 +147,9 @@ class PolicyGradient(Learner):
         to_reference = (scores.log_probs - batch.reference_log_probs) * batch.action_mask
         if self.kl is not None and self.kl.estimator != "k1":
             per_token = per_token + self.kl(to_reference, batch.functional_mask, self._kl_scale.value)
-        if self.entropy_coef or self.functional_entropy_coef:
-            coef = torch.where(batch.functional_mask, self.functional_entropy_coef, self.entropy_coef)
-            per_token = per_token - coef * scores.entropy
+        per_token = per_token - entropy_bonus(
+            scores.entropy, batch, self.entropy_coef, self.functional_entropy_coef
+        )
         loss = self.aggregation(per_token * batch.action_mask, batch)
         metrics = token_metrics(
             batch, log_ratio, scores.entropy, self.objective,
@@ -163,7 +160,7 @@ class PolicyGradient(Learner):
     def after_update(self, metrics: Mapping[str, float]) -> None:
         if self.kl is not None and "kl" in metrics:
             self._kl_scale.value = self.kl.adapted(
-                self._kl_scale.value, metrics["kl"], metrics["sequences"]
+                self._kl_scale.value, metrics["kl"], metrics["rollouts"]
             )
 
     def state_dict(self) -> dict[str, Any]:

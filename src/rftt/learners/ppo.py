@@ -22,7 +22,8 @@ from rftt.learners.forward.score import Packing, score_tokens
 from rftt.learners.gae import generalized_advantages
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
 from rftt.learners.loss.aggregation import token_mean
-from rftt.learners.loss.correction import ImportanceCorrection, mismatch_metrics
+from rftt.learners.loss.correction import ImportanceCorrection, corrected
+from rftt.learners.loss.entropy import entropy_bonus
 from rftt.learners.loss.kl import KLPenalty
 from rftt.learners.loss.objectives import Clipped
 from rftt.learners.loss.ratios import token_ratio
@@ -214,9 +215,9 @@ class PPO(Learner):
             to_reference = (scores.log_probs - batch.reference_log_probs) * batch.action_mask
             if self.kl.estimator != "k1":
                 per_token = per_token + self.kl(to_reference, batch.functional_mask, self._kl_scale)
-        if self.entropy_coef or self.functional_entropy_coef:
-            coef = torch.where(batch.functional_mask, self.functional_entropy_coef, self.entropy_coef)
-            per_token = per_token - coef * scores.entropy
+        per_token = per_token - entropy_bonus(
+            scores.entropy, batch, self.entropy_coef, self.functional_entropy_coef
+        )
         policy_loss = token_mean(per_token * batch.action_mask, batch)
 
         values: Tensor = self.critic(batch, scores.hidden)
@@ -245,7 +246,7 @@ class PPO(Learner):
     def after_update(self, metrics: Mapping[str, float]) -> None:
         self._updates += 1
         if self.kl is not None and "kl" in metrics:
-            self._kl_scale = self.kl.adapted(self._kl_scale, metrics["kl"], metrics["sequences"])
+            self._kl_scale = self.kl.adapted(self._kl_scale, metrics["kl"], metrics["rollouts"])
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -272,15 +273,11 @@ class PPO(Learner):
     ) -> tuple[Experience, Float[Tensor, "batch tokens"]]:
         """Return the batch with the trainer's own log-probabilities, if they are asked for, and what
         each action's advantage is to be multiplied by."""
-        correction = torch.ones_like(batch.log_probs)
         if not self.recompute_log_probs:
-            return batch, correction
+            return batch, torch.ones_like(batch.log_probs)
         log_probs = self._log_probs(model, batch, next(model.parameters()).device)
-        mismatch = log_probs - batch.log_probs
-        _log.info("trainer and sampler: %s", mismatch_metrics(mismatch[batch.action_mask]))
-        if self.correction is not None:
-            # Not the weights: what the critic learns and a loss is divided by stays as it is.
-            correction = self.correction(mismatch, batch.action_mask)
+        # Not for the weights: what the critic learns and a loss is divided by stays as it is.
+        correction = corrected(log_probs, batch, self.correction)
         return attrs.evolve(batch, log_probs=log_probs), correction
 
     def _log_probs(self, model: Any, batch: Experience, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """Finite problems of which everything is known, and contracts that hold a part to its promises.
 
 The public names are listed in ``__init__.pyi`` and imported when they are first used, because those
-that check or make things up need hypothesis: ``pip install 'rftt[contract]'``. A finite problem needs
-nothing.
+that make things up, and ``check_searcher``, need hypothesis: ``pip install 'rftt[contract]'``. A finite
+problem and ``check_learner`` do without.
 """
 
 import lazy_loader

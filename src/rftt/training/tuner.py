@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -19,7 +20,7 @@ from rftt.learners.distributed import global_sums, rank, world_size
 from rftt.learners.experience import Experience
 from rftt.learners.forward.micro_batches import micro_batches, minibatches
 from rftt.learners.learner import Learner
-from rftt.learners.rollouts import rollout_statistics
+from rftt.learners.metrics import rollout_metrics
 from rftt.problems.problem import Problem
 from rftt.samplers.model_state import evaluating
 from rftt.search.seeding import seed_from
@@ -27,6 +28,7 @@ from rftt.search.tree.tree import SearchTree
 from rftt.training.gradients import add_up, clip, reduce_gradients
 from rftt.training.guard import NonFinite, check_epochs, check_finite, check_precision
 from rftt.training.modes import full_precision, learning
+from rftt.training.schedule import warmup_and_decay
 from rftt.training.tree_rollouts import Rollouts
 
 _log = logging.getLogger(__name__)
@@ -112,13 +114,14 @@ class Tuner(lightning.LightningModule):
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), full_precision():
             torch.manual_seed(seed_from(f"{self.seed}/{self.updates}/{rank()}"))
-            with evaluating(self.model):
+            with evaluating(self.model), evaluating(self.learner_modules):
                 experience, metrics = self._experience(batch)
                 if experience.totals.actions:
                     with self._autocast():
                         experience = self.learner.prepare(self.model, experience)
             if experience.totals.actions:
                 metrics |= self._learn(experience)
+                self.learner.after_update({"rollouts": experience.totals.sequences} | metrics)
                 schedule = self.lr_schedulers()
                 assert isinstance(schedule, LRScheduler)
                 schedule.step()
@@ -153,11 +156,14 @@ class Tuner(lightning.LightningModule):
         trees = self.tree_rollouts(batch, self.updates)
         if self.on_trees is not None:
             self.on_trees(trees)
-        return self.learner.experience(trees), _rollout_metrics(trees)
+        return self.learner.experience(trees), rollout_metrics(trees)
 
     def _learn(self, experience: Experience) -> dict[str, float]:
         learner, found = self.learner, list[dict[str, float]]()
-        with learning(self.model, dropout=learner.dropout):
+        with (
+            learning(self.model, dropout=learner.dropout),
+            learning(self.learner_modules, dropout=learner.dropout),
+        ):
             for part in self._minibatches(experience):
                 found.append(self._accumulate(part))
                 if len(found) > 1 and learner.stops_early(found[-1]):
@@ -165,9 +171,7 @@ class Tuner(lightning.LightningModule):
                     break
                 found[-1] |= self._step()
         names = dict.fromkeys(name for metrics in found for name in metrics)
-        metrics = {name: _mean([m[name] for m in found if name in m]) for name in names}
-        metrics["sequences"] = experience.totals.sequences
-        learner.after_update(metrics)
+        metrics = {name: fmean(m[name] for m in found if name in m) for name in names}
         return metrics | {"optimizer_steps": float(sum("grad_norm" in m for m in found))}
 
     def _minibatches(self, experience: Experience) -> Iterator[Experience]:
@@ -196,8 +200,9 @@ class Tuner(lightning.LightningModule):
                     continue
                 self.manual_backward(output.loss)
                 add_up(totals, {"loss": float(output.loss.detach()), **output.metrics})
-        reduce_gradients(self._trained())
-        check_finite(self._groups(), failure, part, self.updates, self.trainer.default_root_dir)
+        groups = self._groups()
+        reduce_gradients([parameter for group in groups.values() for parameter in group])
+        check_finite(groups, failure, part, self.updates, self.trainer.default_root_dir)
         return global_sums(totals)
 
     def _step(self) -> dict[str, float]:
@@ -235,9 +240,6 @@ class Tuner(lightning.LightningModule):
             groups[f"/{name}"] = [p for p in module.parameters() if p.requires_grad]
         return groups
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for group in self._groups().values() for parameter in group]
-
     def configure_optimizers(self) -> Any:
         """Make AdamW and the schedule of its learning rate."""
         rates = self.learner.learning_rates
@@ -247,14 +249,11 @@ class Tuner(lightning.LightningModule):
             if parameters
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0)
-        steps = self._decay_steps() if self.decay else 0
-
-        def scale(step: int) -> float:
-            warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            return warmup * max(0.0, 1 - step / steps) if self.decay else warmup
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        steps = self._decay_steps() if self.decay else None
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": warmup_and_decay(optimizer, self.warmup_steps, steps),
+        }
 
     def _decay_steps(self) -> int:
         if self.total_steps is not None:
@@ -301,26 +300,3 @@ class Tuner(lightning.LightningModule):
 
 def _packed(learner: Learner) -> bool:
     return getattr(learner, "packing", "tree") != "none"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _rollout_metrics(trees: Sequence[SearchTree]) -> dict[str, float]:
-    """Return figures of the rollouts of all processes: the mean reward and length of judged ones, the
-    shares that were left out by reason, and of each function how many steps in 100 are its."""
-    sums = global_sums(rollout_statistics(trees))
-    rollouts, judged = max(1.0, sums["rollouts"]), max(1.0, sums["judged"])
-    metrics = {
-        "rollouts": sums["rollouts"],
-        "sampled_tokens": sums["tokens"],
-        "reward": sums["score_sum"] / judged,
-        "length": sums["length_sum"] / judged,
-    }
-    for reason in ("truncated", "partial", "abstained", "unjudged"):
-        metrics[reason] = sums[reason] / rollouts
-    for name, value in sums.items():
-        if name.startswith("function/"):
-            metrics[name] = 100 * value / max(1.0, sums["steps"])
-    return metrics

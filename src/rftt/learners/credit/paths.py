@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
 from rftt.search.tree.tree import SearchTree
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 @frozen
@@ -25,9 +29,9 @@ class PathCredit:
     """
 
     end: int
-    count: float
-    advantages: tuple[float, ...] = field(converter=tuple[float, ...])
-    weights: tuple[float, ...] = field(converter=tuple[float, ...])
+    count: float = field(converter=float)
+    advantages: tuple[float, ...] = field(converter=_floats)
+    weights: tuple[float, ...] = field(converter=_floats)
 
     def __attrs_post_init__(self) -> None:
         if len(self.advantages) != len(self.weights):

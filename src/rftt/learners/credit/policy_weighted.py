@@ -26,18 +26,20 @@ def policy_weighted(
     """Count each sampled child once, however often it was visited, and compare it with its siblings.
 
     Values are backed up as in a sampled decision process. ``V(end) = 0``, ``Q(n) = r(n) + V(n)``, and
-    ``V(n)`` is the mean of ``Q`` over the children of ``n`` that lead to a judged end. A tree weighs as
-    much as it has judged rollouts, and a node's children share its weight alike. The advantage of a
-    child is its ``Q`` less a baseline: the mean of its siblings' ``Q`` and, as ``ancestor_weight``
-    further siblings, the baseline of its parent less the parent's reward. So an only child has the
-    advantage of its parent; where no ancestor has siblings either, that is 0.
+    ``V(n)`` is the mean of ``Q`` over the children of ``n`` that lead to a judged end. All trees weigh
+    1, however many rollouts they have: a search that is soon exhausted has few, and which one that is
+    depends on what it sampled. A node's children share its weight alike. The advantage of a child is
+    its ``Q`` less a baseline: the mean of its siblings' ``Q`` and, as ``ancestor_weight`` further
+    siblings, the baseline of its parent less the parent's reward. So an only child has the advantage
+    of its parent; where no ancestor has siblings either, that is 0.
 
     It estimates the policy gradient of the expected return, whatever is visited how often. Proof, from
     the root down: if a node's weight is in expectation what the policy's own visits would be, then its k
     children, drawn from the policy, get 1/k of it each, and theirs is too. ``Q`` of a child is in
     expectation the return from there on, and its baseline is made of draws that know nothing of this
     one, so that baseline times ``grad log pi`` is 0 in expectation. On best-of-n trees it is RLOO
-    (``group_outcome(baseline="leave_one_out")``), to the bit.
+    (``group_outcome(baseline="leave_one_out")``): the same advantages, and weights that are a tree's
+    number of rollouts smaller.
 
     **Bias**, the largest first, with the cosine to the exact gradient on random problems of three steps
     (``tests/learners``; by visits it was 0.72, 0.92 and 0.95 on these trees):
@@ -72,7 +74,7 @@ class PolicyWeights:
     """How likely the policy is to pass a tree's nodes, as far as its draws say.
 
     Attributes:
-        of: for each node above a judged end, its weight; the root's is the number of judged rollouts.
+        of: for each node above a judged end, its weight; the root's is 1.
         children: for each inner one of these, its children that are such nodes.
         draws: for each of these nodes, how much it counts among its siblings.
         unit: for each of these nodes, how much of that is a single draw.
@@ -99,7 +101,7 @@ def policy_weights(rollouts: Sequence[JudgedRollout]) -> PolicyWeights:
     # A solution's end cannot be passed again: every rollout that ended there was a draw of it.
     draws.update((rollout.end, float(rollout.count)) for rollout in rollouts)
     unit = dict.fromkeys(found, 1.0)
-    weights = {0: math.fsum(rollout.count for rollout in rollouts)}
+    weights = {0: 1.0}
     # A parent's number is smaller than its children's.
     for parent in sorted(children):
         siblings = children[parent]

@@ -2,9 +2,9 @@
 
 The forward pass keeps no activations. It goes through the tree in depth-first order, a segment (tokens
 without a branch between them) at a time, with the keys and values of the segments above in a cache. The
-backward pass goes through it once more, this time with gradients: each segment's backward runs after those
-of its children, which have by then added up what they want of its keys and values. So a pass costs one
-forward more than ``packing="tree"``, as gradient checkpointing does, and gradients are the same.
+backward pass goes through it once more, now with gradients: each segment's backward runs after those of
+its children, which by then have added up the gradients of its keys and values. So it costs one forward
+pass more than ``packing="tree"``, as gradient checkpointing does, and gradients are the same.
 
 The model is in evaluation mode meanwhile: without dropout, so that both passes see the same, and without
 gradient checkpointing, which keeps no cache. A model that is sharded over processes needs
@@ -58,9 +58,7 @@ def depth_first_scores(
     temperature: float,
     *,
     hidden: bool,
-) -> tuple[
-    Float[Tensor, " targets"], Float[Tensor, " targets"], Float[Tensor, "targets size"] | None
-]:
+) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"], Float[Tensor, "targets size"] | None]:
     """Return log-probabilities, entropies and, if asked for, hidden states of the targets.
 
     Args:
@@ -148,9 +146,9 @@ class _Walk:
             inputs["position_ids"] = self.positions[:, here]
         found = slice(segment.first_target, segment.last_target)
         places = self.targets.parents[found] - segment.start
-        logits, states, output = logits_at(self.model, inputs, places, hidden=self.hidden)
+        logits, states = logits_at(self.model, inputs, places, hidden=self.hidden)
         length = (past[0].shape[2] if past else 0) + segment.stop - segment.start
-        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        kept: list[Any] = [tensor for layer in cache for tensor in layer[:2]]
         if not kept or any(tensor is None or tensor.shape[2] != length for tensor in kept):
             raise ValueError(
                 f"{type(base_model(self.model)).__name__} does not keep the keys and values of all "
@@ -205,7 +203,7 @@ class _Backward:
         self.gradients: list[Tensor | None] = [None] * len(trained)
 
     def run(self, segment: Segment, past: _Past) -> list[Tensor | None]:
-        """Go back through a segment and all below it; return the gradients of the keys and values above."""
+        """Go back through a segment and all below it; return the gradients of the past."""
         scores, kept = self.walk.run(segment, past)
         of_kept: list[Tensor | None] = [None] * len(kept)
         for child in segment.children:

@@ -68,18 +68,20 @@ class _Distribution(torch.autograd.Function):
         return chosen, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None, None]:
-        """``d log p_k / d z = onehot_k - p`` and ``d H / d z = -p (log p + H)``, over the temperature."""
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        """``d log p_k / d z = onehot_k - p`` and ``d H / d z = -p (log p + H)``, by temperature."""
         log_probs, ids, entropies = ctx.saved_tensors
         of_chosen, of_entropy = gradients
+        if of_chosen is None and of_entropy is None:
+            return None, None, None, None
         result = log_probs.exp()
-        if of_entropy is None and of_chosen is not None:
-            result *= -of_chosen[:, None]
-        elif of_entropy is not None:
+        if of_entropy is None:
+            slope = torch.zeros_like(entropies)[:, None]
+        else:
             slope = (log_probs + entropies[:, None]).mul_(of_entropy[:, None])
-            if of_chosen is not None:
-                slope += of_chosen[:, None]
-            result *= slope.neg_()
+        if of_chosen is not None:
+            slope += of_chosen[:, None]
+        result *= slope.neg_()
         if of_chosen is not None:
             result.scatter_add_(1, ids[:, None], of_chosen[:, None])
         result /= ctx.temperature

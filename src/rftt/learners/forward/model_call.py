@@ -12,9 +12,8 @@ from rftt.learners.forward.attention import base_model
 
 def logits_at(
     model: Any, inputs: dict[str, Any], places: Int64[Tensor, " places"], *, hidden: bool
-) -> tuple[Float[Tensor, "places vocab"], Float[Tensor, "places size"] | None, Any]:
-    """Return logits and, if asked for, last hidden states at some places of the flattened rows, and the
-    model's output.
+) -> tuple[Float[Tensor, "places vocab"], Float[Tensor, "places size"] | None]:
+    """Return logits and, if asked for, last hidden states at some places of the flattened rows.
 
     The output layer can be as large as the body, and most places need no logits: a hook leaves it only
     ``places``. The model is called as a whole, so adapters, wrappers and what a model does to its logits
@@ -31,7 +30,7 @@ def logits_at(
     if head is None:
         output = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
         states = output.hidden_states[-1].flatten(0, 1)[places] if hidden else None
-        return output.logits.flatten(0, 1)[places], states, output
+        return output.logits.flatten(0, 1)[places], states
     read: list[Tensor] = []
 
     def leave_places(module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -48,4 +47,4 @@ def logits_at(
             f"{type(base).__name__} called its output layer {len(read)} times in a forward pass, not "
             "once: it cannot be told at which places it is needed"
         )
-    return output.logits[0], read[0] if hidden else None, output
+    return output.logits[0], read[0] if hidden else None

@@ -1,8 +1,9 @@
 """Pack rows that share prefixes, so that a model computes each distinct prefix token once.
 
-The rows are the paths of a trie whose nodes are pairs of id and state. Sorted lexicographically, each row
-adds what its predecessor does not begin with. The tokens added, row after row, are the trie in depth-first
-pre-order: a node's subtree is a run of places, so one integer a place stands for the attention mask.
+The rows are the paths of a trie whose nodes are pairs of id and state. Sorted lexicographically, each
+row adds what its predecessor does not begin with. The tokens added, row after row, are the trie in
+depth-first pre-order: a node's subtree is a run of places, so one integer a place stands for the
+attention mask.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class PackedBatch:
     Attributes:
         ids: token ids; 0 in the padding on the right.
         position_ids: the depth of each place in the trie, which is its position on its own path.
-        subtree_end: for each place, the first one after its subtree. A place of padding sees itself only.
+        subtree_end: for each place, the first one after its subtree. Padding sees only itself.
         places: for each place of the flat rows, where it went in the flattened ``ids``; 0 for padding.
     """
 
@@ -115,8 +116,8 @@ def shared_prefix_order(
     attention_mask: Bool[Tensor, "batch tokens"],
     states: Int64[Tensor, "batch tokens"],
 ) -> tuple[list[int], list[int]]:
-    """Return the rows in an order in which those that share a prefix are neighbours, and for each of them
-    how many tokens it adds to those before it. Their sum is the number of distinct tokens."""
+    """Return the rows in an order in which those that share a prefix are neighbours, and for each of
+    them how many tokens it adds to those before it. Their sum is the number of distinct tokens."""
     keys = _keys(ids, attention_mask, states)
     order, shared = _sorted_with_shared(keys)
     return order, [len(keys[row]) - same for row, same in zip(order, shared, strict=True)]
@@ -135,7 +136,7 @@ def _keys(
 
 
 def _sorted_with_shared(keys: Sequence[NDArray[np.int64]]) -> tuple[list[int], list[int]]:
-    """Return the rows in lexicographic order, and how many first keys each shares with the one before."""
+    """Return the rows in lexicographic order, and how many keys each shares with the one before."""
     # The bytes of big-endian integers compare as the integers do, and a prefix comes first.
     as_bytes = [row.astype(">i8").tobytes() for row in keys]
     order = sorted(range(len(keys)), key=as_bytes.__getitem__)

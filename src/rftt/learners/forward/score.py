@@ -50,8 +50,8 @@ def score_tokens(
 ) -> TokenScores:
     """Score each action given the ids before it.
 
-    Log-probabilities and entropies are float32, or the model's type where that is wider. However prefixes
-    are shared, values and gradients are those of ``packing="none"`` up to rounding.
+    Log-probabilities and entropies are float32, or the model's type where that is wider. However
+    prefixes are shared, values and gradients are those of ``packing="none"`` up to rounding.
 
     Args:
         model: a causal language model, with an adapter or without, or what can be called like one.
@@ -63,8 +63,8 @@ def score_tokens(
         hidden: whether hidden states are returned.
         packing: ``"none"`` computes each sequence by itself. ``"tree"`` computes a prefix that sequences
             share once, under a tree's attention mask; a model that cannot do that computes each sequence
-            by itself, and the log says so. ``"depth_first"`` computes it once, too, path after path, with
-            the activations of one path in memory; see :mod:`rftt.learners.forward.depth_first`.
+            by itself, and the log says so. ``"depth_first"`` computes it once, too, path after path,
+            with the activations of one path in memory; see :mod:`rftt.learners.forward.depth_first`.
         max_row_tokens: see :func:`~rftt.learners.forward.packing.pack_prefixes`; default what suits the
             model's attention.
 
@@ -96,7 +96,7 @@ def score_tokens(
         inputs = {"input_ids": packed.ids, "attention_mask": mask, "use_cache": False}
         if takes(model, "position_ids"):
             inputs["position_ids"] = packed.position_ids
-        logits, states, _ = logits_at(model, inputs, targets.parents, hidden=hidden)
+        logits, states = logits_at(model, inputs, targets.parents, hidden=hidden)
         log_probs, entropies = chosen_log_probs(
             logits, targets.ids, targets.states, automaton, temperature
         )
@@ -122,8 +122,10 @@ def _nothing(model: Any, experience: Experience, *, entropy: bool, hidden: bool)
     one = torch.zeros(1, 1, dtype=torch.int64, device=device)
     none = torch.zeros(0, dtype=torch.int64, device=device)
     inputs = {"input_ids": one, "attention_mask": torch.ones_like(one), "use_cache": False}
-    logits, states, _ = logits_at(model, inputs, none, hidden=hidden)
-    zeros = logits.sum().to(torch.promote_types(logits.dtype, torch.float32)).expand(experience.ids.shape)
+    logits, states = logits_at(model, inputs, none, hidden=hidden)
+    zeros = (
+        logits.sum().to(torch.promote_types(logits.dtype, torch.float32)).expand(experience.ids.shape)
+    )
     of_hidden = None
     if states is not None:
         of_hidden = states.sum().expand(*experience.ids.shape, states.shape[1])
@@ -139,9 +141,7 @@ def _flat(experience: Experience) -> PackedBatch:
     return PackedBatch(experience.ids, positions, ends, places)
 
 
-def _targets(
-    experience: Experience, packed: PackedBatch
-) -> tuple[Targets, Int64[Tensor, " actions"]]:
+def _targets(experience: Experience, packed: PackedBatch) -> tuple[Targets, Int64[Tensor, " actions"]]:
     """Return the distinct actions, and for each action of the flat rows which of them it is."""
     actions = experience.action_mask
     distinct, target_of_action = packed.places[actions].unique(return_inverse=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
 from attrs import field, frozen, validators
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from rftt.learners.experience import Experience
+
+_log = logging.getLogger(__name__)
 
 Tokens = Float[Tensor, "batch tokens"]
 """One number for each token of a padded batch."""
@@ -23,8 +28,8 @@ class ImportanceCorrection:
     Attributes:
         level: ``"token"`` weighs each action by itself, ``"sequence"`` each sequence by the product over
             its actions.
-        mode: ``"truncate"`` lowers weights above ``high`` to it; ``"mask"`` gives actions whose weight is
-            outside ``low`` to ``high`` the weight 0.
+        mode: ``"truncate"`` lowers weights above ``high`` to it; ``"mask"`` gives actions whose weight
+            is outside ``low`` to ``high`` the weight 0.
         low, high: the bounds.
     """
 
@@ -52,6 +57,22 @@ class ImportanceCorrection:
         else:
             weights = torch.where((weights < self.low) | (weights > self.high), 0.0, weights)
         return weights * action_mask
+
+
+def corrected(log_probs: Tokens, batch: Experience, correction: ImportanceCorrection | None) -> Tokens:
+    """Return what each action's advantage is to be multiplied by, and log how far trainer and sampler
+    are apart.
+
+    Args:
+        log_probs: the trainer's; those of the batch are the sampler's.
+        batch: the sampled sequences.
+        correction: the weights; ``None`` is 1 everywhere.
+    """
+    mismatch = (log_probs - batch.log_probs) * batch.action_mask
+    _log.info("trainer and sampler: %s", mismatch_metrics(mismatch[batch.action_mask]))
+    if correction is None:
+        return torch.ones_like(log_probs)
+    return correction(mismatch, batch.action_mask)
 
 
 def mismatch_metrics(

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rftt.interfaces import Verdict
-from rftt.testing.finite.model import QUESTION, FiniteModel, named_paths
+from rftt.testing.finite.model import QUESTION, FiniteModel
 from rftt.testing.finite.problem import FiniteProblem
+from rftt.testing.finite.tabular import named_paths
 
 Reward = Callable[[Verdict], float | None]
 """What all rewards of a rollout add up to, given its verdict; ``None`` where it has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from rftt.interfaces import State
 from rftt.samplers.sampling import SamplingParams
-from rftt.testing.finite.tabular import Reply, TabularPolicy
+from rftt.testing.finite.tabular import Reply, TabularPolicy, paths
 from rftt.tokens.automaton import TokenAutomaton
 from rftt.tokens.grammar import Grammar
 
@@ -232,30 +232,6 @@ def _visible(
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask: of shape {tuple(mask.shape)}; ids are {tuple(ids.shape)}")
     return causal & mask.bool()[:, None, :]
-
-
-def paths(policy: TabularPolicy) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Yield the ids of each path from the question to an end of a solution, and its probability."""
-    for ids, _, probability in named_paths(policy):
-        yield ids, probability
-
-
-def named_paths(
-    policy: TabularPolicy,
-    ids: tuple[int, ...] = (),
-    path: tuple[str, ...] = (),
-    probability: float = 1.0,
-) -> Iterator[tuple[tuple[int, ...], tuple[str, ...], float]]:
-    """Yield the ids of each path to an end, the texts of its steps, and its probability. Two paths with
-    the same texts may differ in their functions, and so in their ids."""
-    replies: dict[tuple[int, ...], tuple[str, float]] = {}
-    for reply in policy.replies(path):
-        _, before = replies.get(policy.ids(reply), ("", 0.0))
-        replies[policy.ids(reply)] = (reply.text, before + reply.probability)
-    if not replies:
-        yield ids, path, probability
-    for more, (text, share) in replies.items():
-        yield from named_paths(policy, (*ids, *more), (*path, text), probability * share)
 
 
 def trained_policy(policy: FinitePolicy, model: FiniteModel, temperature: float = 1.0) -> FinitePolicy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 from attrs import frozen
@@ -115,3 +115,27 @@ class TabularPolicy(Policy):
             action_mask=(not prefix,),
             terminal=(*path, reply.text) not in self.table,
         )
+
+
+def paths(policy: TabularPolicy) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Yield the ids of each path from the question to an end of a solution, and its probability."""
+    for ids, _, probability in named_paths(policy):
+        yield ids, probability
+
+
+def named_paths(
+    policy: TabularPolicy,
+    ids: tuple[int, ...] = (),
+    path: tuple[str, ...] = (),
+    probability: float = 1.0,
+) -> Iterator[tuple[tuple[int, ...], tuple[str, ...], float]]:
+    """Yield the ids of each path to an end, the texts of its steps, and its probability. Two paths with
+    the same texts may differ in their functions, and so in their ids."""
+    replies: dict[tuple[int, ...], tuple[str, float]] = {}
+    for reply in policy.replies(path):
+        _, before = replies.get(policy.ids(reply), ("", 0.0))
+        replies[policy.ids(reply)] = (reply.text, before + reply.probability)
+    if not replies:
+        yield ids, path, probability
+    for more, (text, share) in replies.items():
+        yield from named_paths(policy, (*ids, *more), (*path, text), probability * share)

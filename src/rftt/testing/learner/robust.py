@@ -150,7 +150,7 @@ def check_state(bench: Workbench) -> None:
                 parameter.add_(0.1)
     for _ in range(3):
         # As the tuner calls it.
-        first.after_update({**measured.metrics, "sequences": batch.totals.sequences})
+        first.after_update({**measured.metrics, "rollouts": batch.totals.sequences})
     file = io.BytesIO()
     modules = {name: module.state_dict() for name, module in first.modules.items()}
     torch.save({"learner": first.state_dict(), "modules": modules}, file)
