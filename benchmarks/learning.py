@@ -50,7 +50,7 @@ from rftt.learners.loss.kl import KLPenalty
 from rftt.learners.ppo import PPO
 from rftt.learners.presets import GRPO, RLOO, ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from rftt.learners.reference import Reference, frozen_reference
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
 from rftt.policies.loading import load_model
 from rftt.problems.arithmetic import arithmetic_problems
 from rftt.training.evaluation import wilson

@@ -58,7 +58,7 @@ from rftt import (
 )  # fmt: skip
 from rftt.learners.presets import GRPO
 from rftt.learners.reference import frozen_reference
-from rftt.learners.rollouts import rollout_statistics
+from rftt.learners.rollouts.judged import rollout_statistics
 from rftt.problems.arithmetic import arithmetic_problems
 from rftt.problems.problem import question_line
 from rftt.training.loader import BatchLoader

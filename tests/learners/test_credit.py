@@ -26,7 +26,7 @@ from rftt.learners.credit.rewards import (
     process_rewards,
 )
 from rftt.learners.credit.step_values import step_values
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
 from rftt.problems.problem import Problem
 from rftt.search.budget import Budget, SearchConfig
 from rftt.search.engine.engine import run_search

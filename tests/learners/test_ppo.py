@@ -28,11 +28,11 @@ from rftt.learners.credit.rewards import outcome_rewards
 from rftt.learners.critic import Critic, HeadCritic, ModelCritic, clipped_value_loss
 from rftt.learners.experience import Experience
 from rftt.learners.forward.micro_batches import micro_batches, minibatches
-from rftt.learners.gae import generalized_advantages
 from rftt.learners.loss.correction import ImportanceCorrection
+from rftt.learners.loss.gae import generalized_advantages
 from rftt.learners.loss.kl import KLPenalty
 from rftt.learners.ppo import PPO
-from rftt.learners.rollouts import JudgedRollout
+from rftt.learners.rollouts.judged import JudgedRollout
 from rftt.problems.problem import Problem
 from rftt.search.strategies import MCTS, BestOfN
 from rftt.testing import FiniteModel, FinitePolicy, FiniteProblem, Reply

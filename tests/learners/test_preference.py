@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftt import Budget, Grammar, SearchConfig, SearchTree, Step, Verdict, run_search
+from rftt.learners.credit.preference_pairs import PreferencePair, preference_pairs
 from rftt.learners.forward.micro_batches import micro_batches
 from rftt.learners.preference import PreferenceLearner, dpo_loss, ipo_loss
-from rftt.learners.preference_pairs import PreferencePair, preference_pairs
 from rftt.problems.problem import Problem
 from rftt.search.strategies import BestOfN
 from rftt.testing import FiniteModel, FinitePolicy, FiniteProblem, Reply, finite_problems

@@ -19,7 +19,7 @@ from torch import distributed, multiprocessing
 
 from rftt import FunctionalPolicy, SearchTree, State, SupervisedLearner
 from rftt.learners.distributed import rank, world_size
-from rftt.learners.replay import ReplayBuffer
+from rftt.learners.rollouts.replay import ReplayBuffer
 from tests.models import functional_policy
 from tests.training.outcome_trees import outcome_tree, problems
 

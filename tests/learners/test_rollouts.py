@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rftt.interfaces import State, Step, Verdict, Verifier
 from rftt.learners.credit.outcome import group_outcome
 from rftt.learners.credit.policy_weighted import policy_weighted
-from rftt.learners.rollouts import (
+from rftt.learners.rollouts.judged import (
     end_kind,
     equal_outcomes,
     judged_rollouts,
@@ -82,7 +82,7 @@ def test_ends_are_of_five_kinds() -> None:
 
 
 def test_what_is_left_out_is_logged_with_counts_by_reason(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "rftt.learners.rollouts"):
+    with caplog.at_level(logging.INFO, "rftt.learners.rollouts.judged"):
         judged_rollouts([MIXED])
         (record,) = caplog.records
         assert record.getMessage() == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +183,19 @@ def test_the_distribution_has_the_gradient_of_its_equations() -> None:
             assert torch.autograd.gradcheck(
                 lambda x, m=mask, o=outputs: _Distribution.apply(x, ids, m, 0.7)[o], logits
             )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_forbidden_id_has_no_gradient_however_much_entropy_weighs(dtype: torch.dtype) -> None:
+    """Two of three ids are allowed, with logits 0 and log 3: p = 1/4, 3/4, and
+    dH/dz = -p (log p + H) = -+ 3/16 log 3."""
+    logits = torch.tensor([[0.0, math.log(3), 5.0]], dtype=dtype, requires_grad=True)
+    allowed = torch.tensor([[True, True, False]])
+    log_probs, entropies = _Distribution.apply(logits, torch.tensor([0]), allowed, 1.0)
+    torch.testing.assert_close(log_probs.exp(), torch.tensor([0.25], dtype=dtype))
+    (gradient,) = torch.autograd.grad(entropies * 16e3, logits)
+    slope = 3e3 * math.log(3)
+    torch.testing.assert_close(gradient, torch.tensor([[slope, -slope, 0.0]], dtype=dtype))
 
 
 def test_siblings_do_not_see_each_other() -> None:

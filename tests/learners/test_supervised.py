@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rftt import SupervisedLearner
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
 from tests.learners.trees import ABSTAINED, BODY_IDS, hand_made, model_of, searched
 
 

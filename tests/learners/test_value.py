@@ -20,7 +20,7 @@ from safetensors import safe_open
 from rftt import Budget, Grammar, SearchConfig, SearchTree, State, Step, Verdict, Verifier, run_search
 from rftt.fingerprint import difference, fingerprint
 from rftt.learners.forward.micro_batches import micro_batches
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
 from rftt.learners.value import ValueLearner, node_values
 from rftt.problems.problem import Problem
 from rftt.search.strategies import MCTS, BestOfN

@@ -21,9 +21,9 @@ from rftt.learners.experience import BatchTotals, Experience, TokenSequence, pad
 from rftt.learners.forward.score import score_tokens
 from rftt.learners.forward.states import automaton_states
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
-from rftt.learners.paths import path_experience
 from rftt.learners.reference import Reference
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.paths import path_experience
 from rftt.testing.finite.model import FiniteModel
 
 

@@ -10,12 +10,19 @@ from functools import partial
 import pytest
 import torch
 
-from rftt import MCTS, Budget, Verdict
+from rftt import MCTS, Budget, Searcher, Verdict
+from rftt.learners.credit.outcome import group_outcome
+from rftt.learners.credit.paths import Credit
 from rftt.learners.credit.policy_weighted import policy_weighted
+from rftt.learners.credit.process import group_process
+from rftt.learners.credit.rewards import outcome_rewards
+from rftt.learners.credit.step_values import step_values
+from rftt.learners.learner import TokenPolicy
 from rftt.learners.loss.aggregation import ConstantLength
 from rftt.learners.policy_gradient import PolicyGradient
 from rftt.learners.presets import (
     CISPO,
+    DAPO,
     GRPO,
     GSPO,
     RLOO,
@@ -23,6 +30,7 @@ from rftt.learners.presets import (
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
 )
+from rftt.learners.reference import Reference
 from rftt.search.strategies import BeamSearch, BestOfN
 from rftt.testing import LEARNER_PROMISES, PROMISES, ContractViolation, check_learner
 from rftt.testing.learner.direction import early_ends, measure_direction, two_steps
@@ -73,6 +81,11 @@ def test_right_learners_keep_every_promise(build: Build) -> None:
     check_learner(build)
 
 
+def dapo(policy: TokenPolicy, reference: Reference) -> PolicyGradient:
+    """DAPO whose overlong penalty no rollout reaches."""
+    return DAPO(policy, max_tokens=10_000, overlong_buffer=1)
+
+
 BY_LENGTH = {"policy gradient": "a token of a long rollout weighs less"}
 PRESETS: list[tuple[Build, dict[str, str]]] = [
     (ReinforcePlusPlus, {}),
@@ -82,7 +95,31 @@ PRESETS: list[tuple[Build, dict[str, str]]] = [
     (RLOO, {}),
     (GSPO, BY_LENGTH),
     (CISPO, {}),
+    (dapo, {}),
 ]
+
+MCTS_SAMPLES = [MCTS(expansion="sample", width=width) for width in (2, 8)]
+SHRINKS = {"policy gradient": "a value that holds the child shrinks with the number of children"}
+CREDITS: dict[str, tuple[Credit, list[Searcher], dict[str, str]]] = {
+    "none": (partial(group_outcome, baseline="none"), [], {"equal rewards": "has no baseline"}),
+    "leave_one_out": (group_outcome, [], {}),
+    "process to go": (partial(group_process, baseline="to_go", rewards=outcome_rewards), [], {}),
+    "policy_weighted": (policy_weighted, [*MCTS_SAMPLES, BeamSearch(width=1000, branching=4)], {}),
+    "vine": (step_values, [], SHRINKS),
+    "treerl": (partial(step_values, kind="treerl"), [], SHRINKS),
+}
+"""Credits, with the searchers besides best-of-n for which they claim no bias."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CREDITS)
+def test_credits_keep_every_promise(name: str) -> None:
+    credit, searchers, waived = CREDITS[name]
+    check_learner(
+        lambda policy, _: PolicyGradient(policy, credit, aggregation=SUM),
+        searchers=[BestOfN(), *searchers],
+        waived=waived,
+    )
 
 
 @pytest.mark.slow

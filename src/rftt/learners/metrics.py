@@ -13,7 +13,7 @@ from rftt.learners.distributed import global_sums
 from rftt.learners.experience import Experience
 from rftt.learners.loss.kl import k3
 from rftt.learners.loss.objectives import Objective
-from rftt.learners.rollouts import rollout_statistics
+from rftt.learners.rollouts.judged import rollout_statistics
 from rftt.search.tree.tree import SearchTree
 
 Tokens = Float[Tensor, "batch tokens"]

@@ -26,9 +26,9 @@ from rftt.learners.loss.objectives import Clipped, Objective
 from rftt.learners.loss.ratios import Ratio, token_ratio
 from rftt.learners.loss.whitening import moments, whiten
 from rftt.learners.metrics import token_metrics
-from rftt.learners.paths import path_experience
 from rftt.learners.reference import Reference
-from rftt.learners.rollouts import equal_outcomes, judged_rollouts
+from rftt.learners.rollouts.judged import equal_outcomes, judged_rollouts
+from rftt.learners.rollouts.paths import path_experience
 from rftt.search.tree.tree import SearchTree
 
 _log = logging.getLogger(__name__)

@@ -19,21 +19,21 @@ from rftt.learners.critic import Critic, clipped_value_loss, values_in_parts
 from rftt.learners.experience import Experience
 from rftt.learners.forward.parts import log_probs_in_parts
 from rftt.learners.forward.score import Packing, score_tokens
-from rftt.learners.gae import generalized_advantages
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
 from rftt.learners.loss.aggregation import token_mean
 from rftt.learners.loss.correction import ImportanceCorrection, corrected
 from rftt.learners.loss.entropy import entropy_bonus
+from rftt.learners.loss.gae import generalized_advantages
 from rftt.learners.loss.kl import KLPenalty
 from rftt.learners.loss.objectives import Clipped
 from rftt.learners.loss.ratios import token_ratio
 from rftt.learners.loss.whitening import moments, whiten
 from rftt.learners.metrics import token_metrics
-from rftt.learners.paths import path_experience
 from rftt.learners.policy_gradient import check_full_support, with_global_totals
 from rftt.learners.reference import Reference
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
-from rftt.learners.step_ends import at_step_ends
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.paths import path_experience
+from rftt.learners.rollouts.step_ends import at_step_ends
 from rftt.search.tree.tree import SearchTree
 
 _log = logging.getLogger(__name__)

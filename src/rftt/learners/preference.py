@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rftt.learners.credit.paths import PathCredit
+from rftt.learners.credit.preference_pairs import Pairs, PreferencePair, common_prefix, preference_pairs
 from rftt.learners.experience import Experience
 from rftt.learners.forward.parts import log_probs_in_parts
 from rftt.learners.forward.score import Packing, score_tokens
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
-from rftt.learners.paths import path_experience
 from rftt.learners.policy_gradient import check_full_support, with_global_totals
-from rftt.learners.preference_pairs import Pairs, PreferencePair, common_prefix, preference_pairs
 from rftt.learners.reference import Reference
+from rftt.learners.rollouts.paths import path_experience
 from rftt.search.tree.tree import SearchTree
 
 
@@ -62,7 +62,7 @@ class PreferenceLearner(Learner):
         kind: ``"dpo"`` or ``"ipo"``.
         beta: how closely the policy is held to the reference. 0.1 in TRL and OpenRLHF.
         label_smoothing: of DPO: the probability that a pair is the wrong way round. 0 in both.
-        pairs, min_margin: see :func:`~rftt.learners.preference_pairs.preference_pairs`.
+        pairs, min_margin: see :func:`~rftt.learners.credit.preference_pairs.preference_pairs`.
         packing: how common prefixes are computed; see
             :func:`~rftt.learners.forward.score.score_tokens`.
         micro_batch_tokens: tokens in one forward pass without gradients.

@@ -16,8 +16,8 @@ from rftt.learners.forward.score import Packing, score_tokens
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
 from rftt.learners.loss.aggregation import token_mean
 from rftt.learners.policy_gradient import with_global_totals
-from rftt.learners.replay import ReplayBuffer
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
+from rftt.learners.rollouts.replay import ReplayBuffer
 from rftt.search.tree.tree import SearchTree
 
 _log = logging.getLogger(__name__)

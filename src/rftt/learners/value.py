@@ -19,10 +19,10 @@ from rftt.learners.experience import Experience
 from rftt.learners.forward.score import Packing
 from rftt.learners.learner import Learner, LossOutput, TokenPolicy
 from rftt.learners.loss.aggregation import token_mean
-from rftt.learners.paths import path_experience
 from rftt.learners.policy_gradient import with_global_totals
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
-from rftt.learners.step_ends import at_step_ends
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.paths import path_experience
+from rftt.learners.rollouts.step_ends import at_step_ends
 from rftt.search.tree.tree import SearchTree
 from rftt.verifiers.value import ValueModel, ValueVerifier
 

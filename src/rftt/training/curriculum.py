@@ -12,7 +12,7 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from rftt.learners.distributed import global_sums
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
 from rftt.problems.problem import Problem
 from rftt.search.seeding import seed_from
 from rftt.search.tree.tree import SearchTree

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from attrs import field, frozen, validators
 
 from rftt.learners.distributed import global_sums
-from rftt.learners.rollouts import equal_outcomes, judged_rollouts
+from rftt.learners.rollouts.judged import equal_outcomes, judged_rollouts
 from rftt.problems.problem import Problem
 from rftt.search.tree.tree import SearchTree
 from rftt.training.curriculum import Curriculum

@@ -13,7 +13,7 @@ from rftt.interfaces import Step
 from rftt.learners.credit.outcome import centred, rewards_to_go
 from rftt.learners.credit.paths import PathCredit
 from rftt.learners.credit.rewards import StepRewards, outcome_rewards
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
 from rftt.search.tree.tree import SearchTree
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from rftt.learners.credit.outcome import deviations, rewards_to_go
 from rftt.learners.credit.paths import PathCredit
 from rftt.learners.credit.rewards import StepRewards, process_rewards
-from rftt.learners.rollouts import judged_rollouts
+from rftt.learners.rollouts.judged import judged_rollouts
 from rftt.search.tree.tree import SearchTree
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rftt.learners.rollouts import JudgedRollout
+from rftt.learners.rollouts.judged import JudgedRollout
 
 StepRewards = Callable[[JudgedRollout], Sequence[float]]
 """``rewards(rollout)``: one reward for each step of its path, first step first."""

@@ -9,7 +9,7 @@ from typing import Literal
 from rftt.learners.credit.paths import PathCredit
 from rftt.learners.credit.policy_weighted import policy_weights
 from rftt.learners.credit.rewards import StepRewards, outcome_rewards
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
 from rftt.search.tree.tree import SearchTree
 
 Kind = Literal["vine", "treerl"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rftt.tokens.automaton import TokenAutomaton
+
+_LEAST: Final = -1e4
+"""A log-probability whose ``exp`` is 0 in every type, and that stays finite times any gradient."""
 
 
 def chosen_log_probs(
@@ -60,7 +63,7 @@ class _Distribution(torch.autograd.Function):
         del scaled
         chosen = log_probs.gather(1, ids[:, None])[:, 0]
         # Of an id without probability p log p is 0, not 0 times infinity.
-        log_probs.clamp_(min=torch.finfo(dtype).min)
+        log_probs.clamp_(min=_LEAST)
         entropies = -log_probs.exp().mul_(log_probs).sum(-1)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(log_probs, ids, entropies)

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from rftt.interfaces import State
 from rftt.learners.distributed import gather
 from rftt.learners.learner import TokenPolicy
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
 from rftt.search.tree.tree import SearchTree
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ def at_step_ends(
 
     Args:
         batch: the sequences: a question and the steps of a path, as
-            :func:`~rftt.learners.paths.path_experience` lays them out.
+            :func:`~rftt.learners.rollouts.paths.path_experience` lays them out.
         ends: for each sequence, the tree and the node at which its path ends.
         numbers: for each sequence, one number a step.
 

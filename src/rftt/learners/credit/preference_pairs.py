@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import define, frozen
 
-from rftt.learners.rollouts import JudgedRollout, judged_rollouts
+from rftt.learners.rollouts.judged import JudgedRollout, judged_rollouts
 from rftt.search.tree.tree import SearchTree
 
 _log = logging.getLogger(__name__)
