@@ -140,6 +140,18 @@ def test_any_rows(rows: list[Row], limit: int, packing: Packing) -> None:
     assert_equal(model, ours, flat, RMS)
 
 
+def test_flex_attention_takes_the_tree_as_a_block_mask(device: str) -> None:
+    """On a CPU PyTorch has its forward pass only, and compiles neither mask nor attention here."""
+    model, batch = tiny_model(rows=IDS, sharp=2.0, device=device), trees().to(torch.device(device))
+    flat = score(model, batch, "none")
+    model.set_attn_implementation("flex_attention")
+    if device == "cuda":
+        assert_equal(model, score(model, batch, "tree"), flat, 1e-3)  # its matmuls are TF32
+        return
+    with torch.no_grad():
+        torch.testing.assert_close(score(model, batch, "tree").log_probs, flat.log_probs)
+
+
 @pytest.mark.parametrize("packing", ["none", *SHARING])
 def test_scores_are_those_of_each_row_alone(packing: Packing) -> None:
     """The equations, row by row, from the model's own logits and hidden states."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from attrs import evolve
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
@@ -39,6 +40,7 @@ from rftt import (
 )  # fmt: skip
 from rftt.learners.presets import GRPO, RLOO
 from rftt.search.tree.tree import SearchTree, summary
+from rftt.training.guard import check_trainer
 from rftt.training.loader import BatchLoader
 from rftt.training.modes import learning
 from tests.learners.trees import model_of
@@ -175,6 +177,12 @@ def test_bf16_mixed_says_that_ratios_do_not_begin_at_one(
 def test_float16_is_refused_by_name(tmp_path: Path, precision: str) -> None:
     with pytest.raises(ValueError, match="float16 is not supported; take 'bf16-mixed'"):
         _reinforce(tmp_path, precision=precision, updates=1)
+
+
+def test_strategies_that_shard_the_model_are_refused(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, strategy=ModelParallelStrategy(), devices=1)
+    with pytest.raises(ValueError, match="ModelParallelStrategy is not supported: take one device"):
+        check_trainer(trainer, SupervisedLearner(functional_policy()))
 
 
 def _ids(trees: Sequence[SearchTree]) -> list[list[tuple[int, ...]]]:

@@ -11,6 +11,7 @@ import attrs
 import lightning
 import torch
 from attrs import frozen
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -79,12 +80,18 @@ def save_experience(path: Path, batch: Experience) -> None:
         save_file(tensors, partial)
 
 
-def check_precision(trainer: lightning.Trainer, learner: Learner) -> None:
-    """Refuse a precision that cannot be right, and warn of one in which the first ratio is not 1.
+def check_trainer(trainer: lightning.Trainer, learner: Learner) -> None:
+    """Refuse what cannot be right, and warn of a precision in which the first ratio is not 1.
 
     Raises:
-        ValueError: for float16, whose scaled gradients would be clipped before they are unscaled.
+        ValueError: for strategies that shard the model, since gradients of whole parameters are summed;
+            for float16, whose scaled gradients would be clipped before they are unscaled.
     """
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise ValueError(
+            f"strategy {type(trainer.strategy).__name__} is not supported: take one device, or "
+            "strategy='ddp' or 'ddp_spawn'"
+        )
     precision = str(trainer.precision)
     if precision.startswith("16"):
         raise ValueError(

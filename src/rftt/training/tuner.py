@@ -26,7 +26,7 @@ from rftt.samplers.model_state import evaluating
 from rftt.search.seeding import seed_from
 from rftt.search.tree.tree import SearchTree
 from rftt.training.gradients import add_up, clip, reduce_gradients
-from rftt.training.guard import NonFinite, check_epochs, check_finite, check_precision
+from rftt.training.guard import NonFinite, check_epochs, check_finite, check_trainer
 from rftt.training.modes import full_precision, learning
 from rftt.training.schedule import warmup_and_decay
 from rftt.training.tree_rollouts import Rollouts
@@ -268,7 +268,7 @@ class Tuner(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
-        check_precision(self.trainer, self.learner)
+        check_trainer(self.trainer, self.learner)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the number of the update and the learner's state."""

@@ -113,11 +113,10 @@ def tree_mask(subtree_end: Int64[Tensor, "rows width"], model: Any) -> Any:
 def _block_mask(subtree_end: Int64[Tensor, "rows width"]) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < subtree_end[row, key])
-
     (rows, width), device = subtree_end.shape, subtree_end.device
-    # Compiled, it never holds a mask of all pairs.
     return create_block_mask(
-        sees, rows, None, width, width, device=device, _compile=device.type == "cuda"
-    )
+        lambda row, head, query, key: (key <= query) & (query < subtree_end[row, key]),
+        rows, None, width, width, device=device,
+        # Compiled, it never holds a mask of all pairs.
+        _compile=device.type == "cuda",
+    )  # fmt: skip
