@@ -3,7 +3,8 @@
 Trees of 16 rollouts are grown by MCTS and laid out as reinforcement lays them out: a row for each
 rollout, the question and the steps with their functional tokens. A step is forward and backward of the
 rows' log-probabilities under the grammar, over micro-batches. Flat rows are sorted by length, and each
-side has the size of micro-batch at which it is fastest; then the two take turns.
+side has the size of micro-batch at which it is fastest; then the two take turns. On a CPU one thread
+computes, and its processor time counts, in which others' work on the machine hardly shows.
 
 ``token_ratio`` is flat tokens over distinct ones (what rollouts of a tree share counts once),
 ``speedup`` the median time of a flat step over that of a packed one, ``efficiency`` the one over the
@@ -163,19 +164,20 @@ def compare(subject: Subject, trees: Sequence[SearchTree]) -> dict[str, float]:
     batch, automaton = experience(subject, trees)
     model = subject.model
     batch, automaton = batch.to(model.device), automaton.to(model.device)
+    clock = time.perf_counter if model.device.type == "cuda" else time.process_time
     flat_tokens = int(batch.attention_mask.sum())
     distinct = sum(shared_prefix_order(batch.ids, batch.attention_mask, batch.states)[1])
 
     def step(packing: Packing, tokens: int) -> float:
         """Accumulate a gradient, and return the seconds."""
         model.zero_grad()
-        start = time.perf_counter()
+        start = clock()
         for part in micro_batches(batch, tokens, packed=packing == "tree"):
             log_probs = score_tokens(model, part, automaton, packing=packing).log_probs
             (-(log_probs * part.advantages * part.weights).sum() / part.totals.actions).backward()
         if model.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     def gradient() -> list[Tensor]:
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -231,6 +233,7 @@ def main() -> None:
     names = ["nano", "smollm2"] if chosen.model == "both" else [chosen.model]
     if chosen.trees and len(names) > 1:
         parser.error("--trees holds the trees of one model: name it by --model")
+    torch.set_num_threads(1)
     figures: dict[str, object] = {}
     for name in names:
         if name == "nano":

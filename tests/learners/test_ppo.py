@@ -607,7 +607,6 @@ def test_it_keeps_a_learners_promises(build: Any) -> None:
 @pytest.mark.slow
 def test_with_the_policys_weighting_a_search_may_look_where_it_likes() -> None:
     check_learner(
-        partial(_with_head, weighting="policy", whiten=False),
-        searchers=[MCTS(expansion="sample", width=4)],
-        waived={"equal rewards": "without whitening a critic's error moves the policy"},
+        partial(_with_head, weighting="policy"),
+        searchers=[MCTS(expansion="sample", width=width) for width in (2, 8)],
     )

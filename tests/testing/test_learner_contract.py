@@ -103,8 +103,12 @@ SHRINKS = {"policy gradient": "a value that holds the child shrinks with the num
 CREDITS: dict[str, tuple[Credit, list[Searcher], dict[str, str]]] = {
     "none": (partial(group_outcome, baseline="none"), [], {"equal rewards": "has no baseline"}),
     "leave_one_out": (group_outcome, [], {}),
-    "process to go": (partial(group_process, baseline="to_go", rewards=outcome_rewards), [], {}),
-    "policy_weighted": (policy_weighted, [*MCTS_SAMPLES, BeamSearch(width=1000, branching=4)], {}),
+    "process to go": (
+        partial(group_process, baseline="to_go", rewards=outcome_rewards),
+        [],
+        {"equal rewards": "a rollout that has ended has nothing to go"},
+    ),
+    "policy_weighted": (policy_weighted, MCTS_SAMPLES, {}),
     "vine": (step_values, [], SHRINKS),
     "treerl": (partial(step_values, kind="treerl"), [], SHRINKS),
 }
