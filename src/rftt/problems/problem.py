@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 BOXED: Final = "\\boxed{"
 """What opens an answer in a solution's text; a closing brace ends it."""
@@ -18,6 +19,8 @@ class Problem:
         id: names the problem in files and seeds its random stream; it must be unique in a run.
         question: what is asked.
         answer: the gold answer that a verifier marks against; ``None`` where none is known.
+        metadata: what else is known, as JSON: ``{"level": 5, "subject": "Algebra"}`` to report by, or
+            what a verifier needs, such as unit tests. No policy and no searcher reads it.
 
     Raises:
         ValueError: if the id or the question is empty.
@@ -26,6 +29,7 @@ class Problem:
     id: str
     question: str
     answer: str | None = None
+    metadata: Mapping[str, Any] = field(factory=dict, hash=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.id:

@@ -83,7 +83,7 @@ def evaluate(
     for problem in problems:
         if problem.answer is None:
             raise ValueError(f"problem {problem.id!r} has no answer: it cannot be marked")
-    blind = [evolve(problem, answer=None) for problem in problems]
+    blind = [evolve(problem, answer=None, metadata={}) for problem in problems]
     trees = run_search(
         blind, searcher, policy, verifier, config,
         directory=directory, on_round=on_round, on_completions=on_completions,

@@ -221,7 +221,8 @@ class RunDirectory:
 def _digest(tree: SearchTree) -> str:
     """Tell problems apart by their texts, and trees by how far they have grown."""
     problem = tree.problem
-    text = json.dumps([problem.question, problem.answer, len(tree), tree.rounds, tree.rollouts])
+    grown = [len(tree), tree.rounds, tree.rollouts]
+    text = json.dumps([problem.question, problem.answer, problem.metadata, *grown], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

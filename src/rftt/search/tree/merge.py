@@ -73,6 +73,7 @@ def _check_alike(first: SearchTree, number: int, tree: SearchTree) -> None:
         ("id", first.problem.id, tree.problem.id),
         ("question", first.problem.question, tree.problem.question),
         ("answer", first.problem.answer, tree.problem.answer),
+        ("metadata", first.problem.metadata, tree.problem.metadata),
         ("functions", list(grammar.functions.values()), list(other.functions.values())),
         ("start", grammar.start, other.start),
         ("followers", grammar.followers, other.followers),
