@@ -56,6 +56,7 @@ from rftt import (
 )
 from rftt.nano.checkpoint import load_nano
 from rftt.problems.arithmetic import arithmetic_problems
+from rftt.problems.sets import ASDIV
 
 FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
 
@@ -193,7 +194,7 @@ def nano(problems: int) -> tuple[PromptedPolicy, list[Problem]]:
 
 def smollm2(problems: int, data: Path) -> tuple[PromptedPolicy, list[Problem]]:
     from smollm2 import load_smollm2
-    from smollm2_loop import EXAMPLES, PROMPTS, plain_question, read_asdiv
+    from smollm2_loop import EXAMPLES, PROMPTS, plain_question
 
     model, tokenizer = load_smollm2()
     policy = PromptedPolicy(
@@ -201,7 +202,7 @@ def smollm2(problems: int, data: Path) -> tuple[PromptedPolicy, list[Problem]]:
         functions=FIRST_FIVE, prompts=PROMPTS,
         question=lambda problem: EXAMPLES + plain_question(problem),
     )  # fmt: skip
-    return policy, load_problems(data, reader=read_asdiv, id=None)[:problems]
+    return policy, load_problems(data, ASDIV)[:problems]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -45,6 +45,7 @@ from rftt import (
     run_search,
 )  # fmt: skip
 from rftt.learners.reference import frozen_reference
+from rftt.problems.sets import ASDIV
 from rftt.tokens.embeddings import initialize_token_embeddings
 from rftt.training.loader import BatchLoader
 
@@ -68,11 +69,6 @@ PROMPTS = {
     "verify": "Is the last step right or wrong, and why:",
 }
 FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
-
-
-def read_asdiv(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return question and answer of a record; the answer ``9 (apples)`` counts as ``9``."""
-    return f"{row['body']} {row['question']}", str(row["answer"]).split(" (")[0]
 
 
 def plain_question(problem: Problem) -> str:
@@ -106,7 +102,7 @@ def main() -> None:
     lightning.seed_everything(arguments.seed, verbose=False)
     stages, grammar, verifier = Stages(), Grammar.default(), MathVerifier()
 
-    problems = load_problems(arguments.data, reader=read_asdiv, id=None)
+    problems = load_problems(arguments.data, ASDIV)
     rng = Random(arguments.seed)
     heldout = rng.sample(problems[::5], arguments.heldout)
     train = rng.sample([problem for i, problem in enumerate(problems) if i % 5], 16 + 4)
@@ -117,7 +113,7 @@ def main() -> None:
     def measure(name: str, policy: Policy) -> None:
         with stages(f"evaluate {name}") as figures:
             config = SearchConfig(Budget(rollouts=1), seed=arguments.seed, max_tokens=120)
-            result, _ = evaluate(heldout, BestOfN(), policy, verifier, config)
+            result = evaluate(heldout, BestOfN(), policy, verifier, config)
             low, high = result.interval
             figures |= {"accuracy": result.accuracy, "low": low, "high": high, "tokens": result.tokens}
 

@@ -56,6 +56,7 @@ from rftt.learners.forward.states import automaton_states
 from rftt.nano.checkpoint import load_nano
 from rftt.problems.arithmetic import arithmetic_problems
 from rftt.problems.problem import question_line
+from rftt.problems.sets import ASDIV
 from rftt.search.tree.storage import load_trees, save_trees
 from rftt.tokens.automaton import TokenAutomaton, grammar_automaton
 from rftt.tokens.embeddings import initialize_token_embeddings
@@ -102,7 +103,7 @@ def nano(problems: int) -> Subject:
 
 def language_model(path: str, problems: int, data: Path | None) -> Subject:
     from smollm2 import load_smollm2
-    from smollm2_loop import EXAMPLES, PROMPTS, plain_question, read_asdiv
+    from smollm2_loop import EXAMPLES, PROMPTS, plain_question
 
     if path == "smollm2":
         model, tokenizer = load_smollm2()
@@ -111,7 +112,7 @@ def language_model(path: str, problems: int, data: Path | None) -> Subject:
         tokenizer = AutoTokenizer.from_pretrained(path)
     chosen = arithmetic_problems(problems, "reinforce")
     if data is not None:
-        chosen = load_problems(data, reader=read_asdiv, id=None)[:problems]
+        chosen = load_problems(data, ASDIV)[:problems]
     return Subject(
         model, tokenizer, EXAMPLES, PROMPTS, plain_question, chosen,
         MCTS(expansion="sample", width=2, simulations_per_round=4, exploration=1.0),

@@ -1,16 +1,13 @@
-"""Problems from files, and arithmetic whose splits never meet."""
+"""Arithmetic whose splits never meet."""
 
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftt import Problem, load_problems
 from rftt.nano.teacher import training_expression
 from rftt.problems.arithmetic import (
     Operation,
@@ -96,36 +93,3 @@ def test_same_arguments_same_problems_with_answers() -> None:
     assert len({p.id for p in problems}) == 50
     for problem in problems:
         assert str(_evaluate(ast.parse(problem.question, mode="eval"))) == problem.answer
-
-
-def test_loading(tmp_path: Path) -> None:
-    path = tmp_path / "some.jsonl"
-    path.write_text(
-        '{"question": "1+1", "answer": 2, "id": "a"}\n\n{"question": "2+2", "answer": "4"}\n'
-    )
-    assert load_problems(path) == [Problem("a", "1+1", "2"), Problem("some.jsonl:3", "2+2", "4")]
-    other = load_problems(path, reader=lambda row: (row["question"] + "=?", str(row["answer"])))
-    assert other[0].question == "1+1=?"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"question": "1+1"}', "no 'answer'"),
-        ('{"question": "1+1", "answer": ""}', "no 'answer'"),
-        ('{"question": "1+1", "answer": null}', "no 'answer'"),
-        ('{"answer": "2"}', "no 'question'"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"question": "1+1", "answer": "2"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=rf"bad\.jsonl, line 2: .*{message}"):
-        load_problems(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
-        load_problems(tmp_path / "none.jsonl")

@@ -1,6 +1,7 @@
 """Trains a tiny model on so many processes: python -m tests.training.processes KIND COUNT OUTPUT
 
-KIND is the name of a learner. The parameters after five updates are written to OUTPUT.
+KIND is the name of a learner; with "sharded" its model is sharded over the processes. The parameters
+after five updates are written to OUTPUT.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import save_file
 
 from rftt import (
@@ -29,6 +31,7 @@ from rftt import (
 )  # fmt: skip
 from rftt.learners.presets import GRPO, ReinforcePlusPlus
 from rftt.training.loader import BatchLoader
+from rftt.training.sharding import full_state_dict
 from tests.models import functional_policy
 from tests.training.test_tuner import LikesAnalysis
 
@@ -53,7 +56,7 @@ def solutions(policy: FunctionalPolicy) -> list[dict[str, list[Any]]]:
     return result
 
 
-def train(kind: str, processes: int, output: Path, **trainer: Any) -> None:
+def train(kind: str, processes: int, output: Path, *, sharded: bool = False, **trainer: Any) -> None:
     """Train on thirteen items in batches of three: the last has one, and of four processes one never
     has anything."""
     torch.set_num_threads(1)
@@ -62,13 +65,16 @@ def train(kind: str, processes: int, output: Path, **trainer: Any) -> None:
     model.double()
     learner = LEARNERS[kind](policy, copy.deepcopy(model).requires_grad_(False))
     config = SearchConfig(Budget(rollouts=8), max_tokens=60)
+    rollouts = TreeRollouts(policy, BestOfN(), LikesAnalysis(), config)
     tuner = Tuner(
         model, learner, learning_rate=1e-3, warmup_steps=1, micro_batch_tokens=150,
-        tree_rollouts=TreeRollouts(policy, BestOfN(), LikesAnalysis(), config),
+        tree_rollouts=None if kind == "supervised" else rollouts,
     )  # fmt: skip
     problems = [Problem(f"p{i}", f"{i}+1", "1") for i in range(13)]
     items: list[Any] = solutions(policy) if kind == "supervised" else problems
-    strategy = {"strategy": "ddp_spawn"} if processes > 1 else {}
+    strategy: dict[str, Any] = {"strategy": "ddp_spawn"} if processes > 1 else {}
+    if sharded:
+        strategy = {"strategy": ModelParallelStrategy(processes, 1)}
     lightning.Trainer(
         max_epochs=1, accelerator="cpu", devices=processes, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=output.parent,
@@ -83,10 +89,10 @@ class _SaveWeights(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, tuner: lightning.LightningModule) -> None:
         assert isinstance(tuner, Tuner)
         assert tuner.updates == 5
+        state = full_state_dict(tuner)
         if trainer.is_global_zero:
-            state = tuner.state_dict()
             save_file({name: t.clone().contiguous() for name, t in state.items()}, self.output)
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    train(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sharded="sharded" in sys.argv[4:])

@@ -15,10 +15,14 @@ from tests.training.processes import LEARNERS
 ROOT = Path(__file__).parents[2]
 
 
-def _train(kind: str, processes: int, folder: Path) -> dict[str, torch.Tensor]:
-    output = folder / f"{processes}.safetensors"
+def _run(kind: str, processes: int, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.training.processes", kind, str(processes), str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
+def _train(kind: str, processes: int, folder: Path, *more: str) -> dict[str, torch.Tensor]:
+    output = folder / f"{processes}.safetensors"
+    done = _run(kind, processes, output, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(output)
 
@@ -32,3 +36,16 @@ def test_the_number_of_processes_changes_nothing(kind: str, processes: int, tmp_
     assert one.keys() == many.keys()
     for name, value in one.items():
         torch.testing.assert_close(many[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
+    one, sharded = _train("supervised", 1, tmp_path), _train("supervised", 2, tmp_path, "sharded")
+    assert one.keys() == sharded.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(sharded[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_sharded_model_is_not_searched_with(tmp_path: Path) -> None:
+    done = _run("grpo", 2, tmp_path / "none.safetensors", "sharded")
+    assert done.returncode != 0
+    assert "a sharded model cannot be searched with" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 import torch
 from attrs import evolve
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
@@ -179,10 +179,11 @@ def test_float16_is_refused_by_name(tmp_path: Path, precision: str) -> None:
         _reinforce(tmp_path, precision=precision, updates=1)
 
 
-def test_strategies_that_shard_the_model_are_refused(tmp_path: Path) -> None:
-    trainer = _trainer(tmp_path, strategy=ModelParallelStrategy(), devices=1)
-    with pytest.raises(ValueError, match="ModelParallelStrategy is not supported: take one device"):
-        check_trainer(trainer, SupervisedLearner(functional_policy()))
+def test_strategies_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, devices=1)
+    trainer._accelerator_connector.strategy = FSDPStrategy()
+    with pytest.raises(ValueError, match="FSDPStrategy is not supported: take one device"):
+        check_trainer(trainer, SupervisedLearner(functional_policy()), searches=False)
 
 
 def _ids(trees: Sequence[SearchTree]) -> list[list[tuple[int, ...]]]:

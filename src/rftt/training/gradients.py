@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 
 from rftt.learners.distributed import world_size
+from rftt.training.sharding import whole
 
 
 def add_up(totals: dict[str, float], more: Mapping[str, float]) -> None:
@@ -18,9 +20,11 @@ def add_up(totals: dict[str, float], more: Mapping[str, float]) -> None:
 
 def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Sum the gradients of all processes, also of those that have none. Each loss is divided by counts
-    of the global batch already, so the sum is the gradient of that batch."""
+    of the global batch already, so the sum is the gradient of that batch. Those of sharded parameters
+    have been summed in the backward pass."""
     if world_size() == 1:
         return
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -34,4 +38,4 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
     if not parameters:
         return 0.0
     limit = float("inf") if max_norm is None else max_norm
-    return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+    return float(whole(torch.nn.utils.clip_grad_norm_(parameters, limit)))

@@ -20,6 +20,7 @@ from rftt.learners.distributed import global_max, rank
 from rftt.learners.experience import Experience
 from rftt.learners.learner import Learner
 from rftt.training.loader import BatchLoader
+from rftt.training.sharding import check_sharding, is_sharding, local
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ def check_finite(
     """
     if failure is None:
         for name, parameters in groups.items():
-            if any(p.grad is not None and not bool(torch.isfinite(p.grad).all()) for p in parameters):
+            grads = [local(p.grad) for p in parameters if p.grad is not None]
+            if not all(bool(torch.isfinite(grad).all()) for grad in grads):
                 failure = NonFinite(f"a gradient of {name.removeprefix('/') or 'the model'}", batch)
     (failed,) = global_max([float(failure is not None)])
     if not failed:
@@ -80,17 +82,23 @@ def save_experience(path: Path, batch: Experience) -> None:
         save_file(tensors, partial)
 
 
-def check_trainer(trainer: lightning.Trainer, learner: Learner) -> None:
+def check_trainer(trainer: lightning.Trainer, learner: Learner, *, searches: bool) -> None:
     """Refuse what cannot be right, and warn of a precision in which the first ratio is not 1.
 
+    Args:
+        trainer, learner: what trains, and what is learned by.
+        searches: whether batches are problems, which are searched with the model.
+
     Raises:
-        ValueError: for strategies that shard the model, since gradients of whole parameters are summed;
-            for float16, whose scaled gradients would be clipped before they are unscaled.
+        ValueError: for strategies of which nothing is known; for what a sharded model cannot do; for
+            float16, whose scaled gradients would be clipped before they are unscaled.
     """
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    if is_sharding(trainer):
+        check_sharding(trainer, learner, searches=searches)
+    elif not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise ValueError(
-            f"strategy {type(trainer.strategy).__name__} is not supported: take one device, or "
-            "strategy='ddp' or 'ddp_spawn'"
+            f"strategy {type(trainer.strategy).__name__} is not supported: take one device, "
+            "strategy='ddp' or 'ddp_spawn', or ModelParallelStrategy to shard the model (FSDP2)"
         )
     precision = str(trainer.precision)
     if precision.startswith("16"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -42,3 +45,20 @@ def full_precision() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+
+
+def autocast(trainer: lightning.Trainer) -> AbstractContextManager[None]:
+    """Return the trainer's autocast. Of lower "true" precisions only the weights are lower."""
+    plugin = trainer.precision_plugin
+    return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
+
+
+@contextmanager
+def without_reducer(trainer: lightning.Trainer) -> Iterator[None]:
+    """Keep DDP from reducing gradients in each backward pass: processes differ in how many they make.
+    They are summed once, by hand."""
+    if isinstance(trainer.strategy, ParallelStrategy):
+        with trainer.strategy.block_backward_sync():
+            yield
+    else:
+        yield

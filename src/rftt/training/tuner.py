@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from statistics import fmean
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LRScheduler
 
 from rftt.learners.distributed import global_sums, rank, world_size
@@ -27,8 +25,9 @@ from rftt.search.seeding import seed_from
 from rftt.search.tree.tree import SearchTree
 from rftt.training.gradients import add_up, clip, reduce_gradients
 from rftt.training.guard import NonFinite, check_epochs, check_finite, check_trainer
-from rftt.training.modes import full_precision, learning
+from rftt.training.modes import autocast, full_precision, learning, without_reducer
 from rftt.training.schedule import warmup_and_decay
+from rftt.training.sharding import as_many_everywhere, is_sharding, shard
 from rftt.training.tree_rollouts import Rollouts
 
 _log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class Tuner(lightning.LightningModule):
             with evaluating(self.model), evaluating(self.learner_modules):
                 experience, metrics = self._experience(batch)
                 if experience.totals.actions:
-                    with self._autocast():
+                    with autocast(self.trainer):
                         experience = self.learner.prepare(self.model, experience)
             if experience.totals.actions:
                 metrics |= self._learn(experience)
@@ -189,15 +188,15 @@ class Tuner(lightning.LightningModule):
         optimizer.zero_grad()
         totals: dict[str, float] = {"loss": 0.0}
         failure: NonFinite | None = None
-        with self._without_reducer():
-            for number, micro_batch in enumerate(
-                micro_batches(part, self.micro_batch_tokens, packed=_packed(self.learner))
-            ):
-                with self._autocast():
+        with without_reducer(self.trainer):
+            parts = list(micro_batches(part, self.micro_batch_tokens, packed=_packed(self.learner)))
+            if is_sharding(self.trainer):
+                parts = as_many_everywhere(parts, part)
+            for number, micro_batch in enumerate(parts):
+                with autocast(self.trainer):
                     output = self.learner.loss(self.model, micro_batch.to(self.device))
                 if not bool(torch.isfinite(output.loss)):
                     failure = failure or NonFinite(f"the loss of micro-batch {number}", micro_batch)
-                    continue
                 self.manual_backward(output.loss)
                 add_up(totals, {"loss": float(output.loss.detach()), **output.metrics})
         groups = self._groups()
@@ -215,23 +214,14 @@ class Tuner(lightning.LightningModule):
         optimizer.step()
         return norms
 
-    @contextmanager
-    def _without_reducer(self) -> Iterator[None]:
-        """Keep DDP from reducing gradients in each backward pass: processes differ in how many they
-        make. They are summed once, by hand."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ParallelStrategy):
-            with strategy.block_backward_sync():
-                yield
-        else:
-            yield
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        """Return the trainer's autocast. Of lower "true" precisions only the weights are lower."""
-        plugin = self.trainer.precision_plugin
-        return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
-
     # -- parameters, schedule, checkpoints -----------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Shard the model where the trainer's strategy is one that shards."""
+        if is_sharding(self.trainer) and not isinstance(self.model, FSDPModule):
+            mesh = self.device_mesh
+            assert mesh is not None
+            shard(self.model, mesh["data_parallel"])
 
     def _groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that are trained, the learner's modules apart, by suffix of a metric."""
@@ -268,7 +258,7 @@ class Tuner(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
-        check_trainer(self.trainer, self.learner)
+        check_trainer(self.trainer, self.learner, searches=self.tree_rollouts is not None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the number of the update and the learner's state."""
