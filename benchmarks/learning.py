@@ -40,6 +40,7 @@ from rftt import (
 from rftt.demo.loop import Demo
 from rftt.demo.models import functional_policy
 from rftt.demo.settings import DemoSettings
+from rftt.evaluation.intervals import wilson
 from rftt.files import atomic_write
 from rftt.learners.credit.outcome import group_outcome
 from rftt.learners.credit.paths import PathCredit
@@ -53,7 +54,6 @@ from rftt.learners.reference import Reference, frozen_reference
 from rftt.learners.rollouts.judged import judged_rollouts
 from rftt.policies.loading import load_model
 from rftt.problems.arithmetic import arithmetic_problems
-from rftt.training.evaluation import wilson
 from rftt.training.loader import BatchLoader
 
 PROBLEMS_PER_UPDATE = 16
@@ -135,7 +135,7 @@ def measure(
     verifier, result = MathVerifier(), dict[str, Any](problems=heldout)
     for name, temperature in (("one", 1.0), ("greedy", 0.0)):
         config = SearchConfig(Budget(rollouts=1), seed=settings.seed, max_tokens=settings.max_tokens)
-        found, _ = evaluate(problems, BestOfN(), policy(temperature), verifier, config)
+        found = evaluate(problems, BestOfN(), policy(temperature), verifier, config)
         result[name] = sum(found.marks)
         if name == "one":
             result |= {f: 100 * found.functions.get(f, 0) / heldout for f in ("verify", "refine")}

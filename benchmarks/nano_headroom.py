@@ -25,8 +25,6 @@ from rftt import (
 )  # fmt: skip
 from rftt.nano.checkpoint import load_nano
 from rftt.problems.arithmetic import arithmetic_problems
-from rftt.search.answers.voting import answered
-from rftt.training.evaluation import wilson
 
 FIRST_FIVE = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
 
@@ -51,18 +49,11 @@ def main() -> None:
     for name, (functions, searcher, rollouts) in runs.items():
         policy = PromptedPolicy(sampler, tokenizer, Grammar.default(), functions=functions)
         config = SearchConfig(Budget(rollouts=rollouts), seed=arguments.seed, max_tokens=256)
-        result, trees = evaluate(problems, searcher, policy, verifier, config)
-        passed = sum(
-            any(verifier.equivalent(problem.answer or "", answer) for _, answer in answered(tree))
-            for problem, tree in zip(problems, trees, strict=True)
-        )
-        for label, count in (("vote", sum(result.marks)), ("pass", passed)):
-            low, high = wilson(count, len(trees))
-            share = count / len(trees)
-            print(
-                f"{name:18} {label}@{rollouts:<3} {100 * share:5.1f}% ({100 * low:.1f}-{100 * high:.1f})"
-            )
-            figures[f"{name}_{label}"] = round(share, 4)
+        result = evaluate(problems, searcher, policy, verifier, config)
+        for label, found in (("vote", result.chosen()), ("pass", result.coverage())):
+            share, low, high = (100 * figure for figure in (found.value, found.low, found.high))
+            print(f"{name:18} {label}@{rollouts:<3} {share:5.1f}% ({low:.1f}-{high:.1f})")
+            figures[f"{name}_{label}"] = round(found.value, 4)
     figures["seconds"] = round(time.monotonic() - start, 1)
     print(json.dumps(figures))
 

@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[1] / "docs"
     ("tutorial", "number", "defined"),
     [
         ("write-a-search-strategy", 4, {"EpsilonGreedy", "FairEpsilonGreedy", "violation"}),
+        ("evaluation", 2, {"result", "report", "found"}),
         ("write-a-learner", 7, {"Reinforce", "AddsUp", "ImitatesTheBetter", "violation", "after"}),
     ],
 )

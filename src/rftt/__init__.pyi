@@ -1,3 +1,4 @@
+from .evaluation.evaluate import evaluate as evaluate
 from .interfaces import GenerationRequest as GenerationRequest
 from .interfaces import Policy as Policy
 from .interfaces import State as State
@@ -33,7 +34,6 @@ from .search.tree.tree import SearchTree as SearchTree
 from .tokens.functional import FunctionalTokens as FunctionalTokens
 from .tokens.grammar import Function as Function
 from .tokens.grammar import Grammar as Grammar
-from .training.evaluation import evaluate as evaluate
 from .training.tree_rollouts import TreeRollouts as TreeRollouts
 from .training.tuner import Tuner as Tuner
 from .training.warmup import WarmUp as WarmUp

@@ -18,9 +18,9 @@ from rftt.demo.command import run_demo
 from rftt.demo.evaluator import Evaluator
 from rftt.demo.measure import Measured
 from rftt.demo.settings import DemoSettings
+from rftt.evaluation.results import Evaluation, Result
 from rftt.policies.loading import load_model
 from rftt.search.tree.storage import load_trees
-from rftt.training.evaluation import Evaluation
 
 SMALL = DemoSettings(
     heldout=12, rollouts=4, answer_searcher=BestOfN(), warm_up_problems=16, warm_up_epochs=1, updates=2,
@@ -62,13 +62,15 @@ def test_the_loop_leaves_what_it_promises_and_resumes(
 
 
 def test_shares_together_are_one_evaluation() -> None:
+    right, wrong = (Result("p", 0, "1", mark, 5, ()) for mark in (True, False))
     shares = [
-        Measured({"1": Evaluation((True, False), {"output": 2}, 10)}, 1.0),
-        Measured({"1": Evaluation((True,), {"output": 1, "verify": 3}, 5)}, 2.0),
+        Measured({"1": Evaluation((right, wrong), {"output": 2})}, 1.0),
+        Measured({"1": Evaluation((right,), {"output": 1, "verify": 3})}, 2.0),
     ]
     merged = Measured.merge(shares)
-    together = Evaluation((True, False, True), {"output": 3, "verify": 3}, 15)
+    together = Evaluation((right, wrong, right), {"output": 3, "verify": 3})
     assert merged == Measured({"1": together}, 3.0)
+    assert (together.marks, together.tokens) == ((True, False, True), 15)
 
 
 def test_a_new_process_takes_up_a_run_with_the_same_settings(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rftt.demo.evaluator import Evaluator
 from rftt.demo.measure import SHARES, measure, measure_share
 from rftt.demo.models import functional_policy, prompted_policy
 from rftt.demo.settings import WARM_UP_FUNCTIONS, DemoSettings
+from rftt.evaluation.results import Evaluation
 from rftt.files import atomic_write
 from rftt.fingerprint import difference, fingerprint
 from rftt.learners.credit.policy_weighted import policy_weighted
@@ -41,7 +42,6 @@ from rftt.search.tree.tree import SearchTree
 from rftt.tokens.embeddings import initialize_token_embeddings
 from rftt.tokens.functional import FunctionalTokens
 from rftt.tokens.grammar import Grammar
-from rftt.training.evaluation import Evaluation
 from rftt.training.loader import BatchLoader
 from rftt.training.tree_rollouts import TreeRollouts
 from rftt.training.tuner import Tuner

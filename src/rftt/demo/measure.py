@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rftt.demo.models import functional_policy, prompted_policy
 from rftt.demo.settings import STYLES, DemoSettings
+from rftt.evaluation.evaluate import OnTrees, evaluate
+from rftt.evaluation.results import Evaluation, evaluation_from_json
 from rftt.files import atomic_write
 from rftt.interfaces import Policy
 from rftt.problems.arithmetic import arithmetic_problems
@@ -25,7 +27,6 @@ from rftt.search.searcher import Searcher
 from rftt.search.strategies.best_of_n import BestOfN
 from rftt.search.tree.storage import save_trees
 from rftt.search.tree.tree import SearchTree
-from rftt.training.evaluation import Evaluation, evaluate
 from rftt.verifiers.math import MathVerifier
 
 SHARES: Final = 2
@@ -47,11 +48,11 @@ class Measured:
         """Return the evaluations of all shares together."""
         runs = {
             run: Evaluation(
-                marks=tuple(mark for share in shares for mark in share.runs[run].marks),
+                results=tuple(result for share in shares for result in share.runs[run].results),
                 functions=dict(
                     sum((Counter(share.runs[run].functions) for share in shares), Counter[str]())
                 ),
-                tokens=sum(share.runs[run].tokens for share in shares),
+                independent=all(share.runs[run].independent for share in shares),
             )
             for run in shares[0].runs
         }
@@ -80,6 +81,10 @@ def measure_share(output: Path, settings: DemoSettings, name: str, share: int) -
     policy = _policy(output, settings, name)
     problems = arithmetic_problems(settings.heldout, "heldout", seed=settings.seed)[share::SHARES]
     many = str(settings.rollouts)
+
+    def save_some(trees: Sequence[SearchTree]) -> None:
+        save_trees(path.with_name(f"{path.stem}_trees.jsonl"), trees[:_SAVED])
+
     runs = {}
     for run, searcher, temperature, rollouts in (
         ("1", BestOfN(), settings.temperature, 1),
@@ -87,9 +92,10 @@ def measure_share(output: Path, settings: DemoSettings, name: str, share: int) -
         ("greedy", BestOfN(), 0.0, 1),
     ):
         label = f"{name}, {run}, share {share + 1} of {SHARES}"
-        runs[run], trees = _evaluate(settings, problems, searcher, policy(temperature), rollouts, label)
-        if run == many:
-            save_trees(path.with_name(f"{path.stem}_trees.jsonl"), trees[:_SAVED])
+        runs[run] = _evaluate(
+            settings, problems, searcher, policy(temperature), rollouts, label,
+            on_trees=save_some if run == many else None,
+        )  # fmt: skip
     measured = Measured(runs, time.monotonic() - start)
     with atomic_write(path) as partial_path:
         partial_path.write_text(json.dumps(attrs.asdict(measured)))
@@ -103,11 +109,12 @@ def _evaluate(
     policy: Policy,
     rollouts: int,
     label: str,
-) -> tuple[Evaluation, list[SearchTree]]:
+    on_trees: OnTrees | None = None,
+) -> Evaluation:
     with progress(len(problems) * rollouts, label) as on_completions:
         return evaluate(
             problems, searcher, policy, MathVerifier(), settings.search(rollouts),
-            on_completions=on_completions,
+            on_completions=on_completions, on_trees=on_trees,
         )  # fmt: skip
 
 
@@ -131,8 +138,8 @@ def _better_style(output: Path, settings: DemoSettings) -> str:
         accuracies = {}
         for style, functions in STYLES.items():
             policy = prompted_policy(settings, functions, settings.temperature)
-            result, _ = _evaluate(settings, problems, BestOfN(), policy, 1, f"prompted {style}")
-            accuracies[style] = result.accuracy
+            found = _evaluate(settings, problems, BestOfN(), policy, 1, f"prompted {style}")
+            accuracies[style] = found.accuracy
         with atomic_write(path) as partial_path:
             partial_path.write_text(json.dumps(accuracies))
     styles: dict[str, float] = json.loads(path.read_text())
@@ -144,5 +151,5 @@ def _file(output: Path, name: str, share: int) -> Path:
 
 
 def _from_json(data: dict[str, Any]) -> Measured:
-    runs = {run: Evaluation(**v | {"marks": tuple(v["marks"])}) for run, v in data["runs"].items()}
+    runs = {run: evaluation_from_json(found) for run, found in data["runs"].items()}
     return Measured(runs, data["seconds"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from rftt.evaluation.results import Evaluation
 from rftt.search.tree.tree import SearchTree
-from rftt.training.evaluation import Evaluation
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

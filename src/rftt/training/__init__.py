@@ -1,1 +1,1 @@
-"""Training: warm-up data, the Lightning module that composes the parts, and evaluation."""
+"""Training: warm-up data, and the Lightning module that composes the parts."""
