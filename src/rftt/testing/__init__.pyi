@@ -20,3 +20,5 @@ from .promises import ContractViolation as ContractViolation
 from .searcher.check import check_searcher as check_searcher
 from .searcher.promises import PROMISES as PROMISES
 from .searcher.replies import trees as trees
+from .verifier.check import check_verifier as check_verifier
+from .verifier.promises import VERIFIER_PROMISES as VERIFIER_PROMISES

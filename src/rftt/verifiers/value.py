@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +17,8 @@ from transformers import AutoModel
 
 from rftt.files import atomic_write
 from rftt.interfaces import State, Verdict, Verifier
+from rftt.verifiers.model_calls import batches, context_length, right_padded, scoring
+from rftt.verifiers.model_verdicts import ModelVerifier, Unscored
 
 Link = Literal["identity", "logistic"]
 """How a value is made of the head's output: it is the value, or its logit, for values in [0, 1]."""
@@ -159,7 +162,7 @@ def _hidden_size(body: nn.Module) -> int:
     return int(config.get_text_config().hidden_size)
 
 
-class ValueVerifier(Verifier):
+class ValueVerifier(ModelVerifier):
     """Scores states, complete or partial, by a value model.
 
     The score is the value at the end of a state, and a step's score is the value at the end of that
@@ -167,10 +170,11 @@ class ValueVerifier(Verifier):
     value of the question.
 
     Nothing is read from a gold answer. A verdict does not depend on what shares the call, but for the
-    rounding of batched kernels.
+    rounding of batched kernels. A state is abstained from if it has more ids than the body takes, or if
+    a value is not finite; both are counted in ``abstained`` and logged.
 
     Args:
-        model: gives the values.
+        model: gives the values. Other threads may judge with it at the same time.
         context: the ids of a state, such as the ``context`` of the policy that the model was trained
             with. The ids of the steps must follow those of the question.
         answers: a verifier that extracts answers and compares them; its scores are not used. Without
@@ -187,9 +191,9 @@ class ValueVerifier(Verifier):
         answers: Verifier | None = None,
         batch_tokens: int = 16384,
     ) -> None:
+        super().__init__(answers)
         self.model = model
         self.context = context
-        self.answers = answers
         self.batch_tokens = batch_tokens
 
     def __fingerprint__(self) -> Mapping[str, Any]:
@@ -201,45 +205,45 @@ class ValueVerifier(Verifier):
         }
 
     def judge(self, states: Sequence[State]) -> list[Verdict]:
-        given = self.answers.judge(states) if self.answers is not None else [None] * len(states)
         return [
-            Verdict(
-                score=values[-1],
-                answer=None if verdict is None else verdict.answer,
-                step_scores=tuple(values[1:]) or None,
+            self._verdict(state, answer, values)
+            for state, answer, values in zip(
+                states, self._answers(states), self.values(states), strict=True
             )
-            for values, verdict in zip(self.values(states), given, strict=True)
         ]
 
-    def equivalent(self, a: str, b: str) -> bool | None:
-        if self.answers is not None:
-            return self.answers.equivalent(a, b)
-        return super().equivalent(a, b)
+    def _verdict(self, state: State, answer: str | None, values: Sequence[float] | Unscored) -> Verdict:
+        if isinstance(values, Unscored):
+            return self._abstain(state, answer, values)
+        return Verdict(values[-1], answer, step_scores=tuple(values[1:]) or None)
 
-    @torch.no_grad()
-    def values(self, states: Sequence[State]) -> list[list[float]]:
-        """Return for each state the value of its question, then that after each of its steps."""
+    def values(self, states: Sequence[State]) -> list[Sequence[float] | Unscored]:
+        """Return for each state the value of its question and that after each of its steps, or why
+        there are none."""
         contexts = [tuple(self.context(state)) for state in states]
         places = [_ends(state, ids) for state, ids in zip(states, contexts, strict=True)]
-        result: list[list[float]] = [[] for _ in states]
-        training = self.model.training
-        self.model.eval()
-        try:
-            for numbers in _batches([len(ids) for ids in contexts], self.batch_tokens):
-                values = self._batch([contexts[n] for n in numbers])
-                for row, n in zip(values, numbers, strict=True):
-                    result[n] = row[places[n]].tolist()
-        finally:
-            self.model.train(training)
+        most = context_length(self.model.body)
+        fits = [n for n, ids in enumerate(contexts) if most is None or len(ids) <= most]
+        result: list[Sequence[float] | Unscored] = [
+            Unscored(f"the state has {len(ids)} ids, and the value model takes {most}")
+            for ids in contexts
+        ]
+        for batch in batches([len(contexts[n]) for n in fits], self.batch_tokens):
+            numbers = [fits[n] for n in batch]
+            ids, mask = right_padded([contexts[n] for n in numbers], self.model.device)
+            with scoring(self.model):
+                values = self.model(ids, mask).cpu()
+            for row, n in zip(values, numbers, strict=True):
+                result[n] = _finite(row[places[n]].tolist())
         return result
 
-    def _batch(self, contexts: Sequence[tuple[int, ...]]) -> Float[Tensor, "batch tokens"]:
-        width = max(map(len, contexts))
-        ids = torch.tensor([[*some, *[0] * (width - len(some))] for some in contexts])
-        mask = torch.tensor([[True] * len(some) + [False] * (width - len(some)) for some in contexts])
-        device = self.model.device
-        values: Tensor = self.model(ids.to(device), mask.to(device))
-        return values.cpu()
+
+def _finite(values: list[float]) -> list[float] | Unscored:
+    for place, value in enumerate(values):
+        if not math.isfinite(value):
+            where = f"step {place - 1}" if place else "the question"
+            return Unscored(f"the value after {where} is {value}, not a finite number")
+    return values
 
 
 def _ends(state: State, ids: Sequence[int]) -> list[int]:
@@ -255,13 +259,3 @@ def _ends(state: State, ids: Sequence[int]) -> list[int]:
     for length in lengths:
         ends.append(ends[-1] + length)
     return ends
-
-
-def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Split the numbers of sequences into batches of similar length and at most ``most`` places."""
-    batches: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
-        if not batches or (len(batches[-1]) + 1) * lengths[number] > most:
-            batches.append([])
-        batches[-1].append(number)
-    return batches

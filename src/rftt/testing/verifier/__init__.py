@@ -1,0 +1,1 @@
+"""The contract of a verifier: :func:`~rftt.testing.verifier.check.check_verifier`."""
