@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from rftt import Problem, State, Step
-from rftt.verifiers.process_formats import MathShepherd, ProcessFormat, QwenMathPRM, RLHFlow
-from rftt.verifiers.process_reward import Qwen2ForProcessRewardModel
+from rftt.verifiers.process.formats import MathShepherd, ProcessFormat, QwenMathPRM, RLHFlow
+from rftt.verifiers.process.model import Qwen2ForProcessRewardModel
 from tests.families import family_model, family_tokenizer
 
 FORMATS: dict[str, ProcessFormat] = {

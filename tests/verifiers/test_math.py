@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftt import MathVerifier, Problem, State, Step, Verdict
@@ -83,6 +83,17 @@ def test_powers_of_ten(value: Any, power: int) -> None:
     )
 
 
+@settings(max_examples=25)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sampled_from(["x", "n", "t"]))
+def test_products_and_sums_of_names(a: int, b: int, c: int, x: str) -> None:
+    factored = f"({x}+{a})({x}+{b})"
+    expanded = [f"{x}^2+{a + b}{x}+{a * b}", f"{a * b} + {x}\\cdot {x} + {a + b}{x}"]
+    assert all(VERIFIER.equivalent(factored, text) for text in expanded)
+    assert VERIFIER.equivalent(factored, f"{x}^2+{a + b}{x}+{a * b + c}") is False
+    assert VERIFIER.equivalent(f"\\sqrt{{{a * a * b}}}", f"{a}\\sqrt{{{b}}}") is True
+    assert VERIFIER.equivalent(f"\\sqrt{{{a * a * b + c}}}", f"{a}\\sqrt{{{b}}}") is False
+
+
 @pytest.mark.parametrize(
     ("gold", "answer", "score"),
     [
@@ -97,6 +108,11 @@ def test_powers_of_ten(value: Any, power: int) -> None:
         ("11/2", "5½", 1.0),
         ("2i", "2 i", 1.0),
         ("\\emptyset", "\\varnothing", 1.0),
+        ("5", "5 m", 1.0),
+        ("2\\pi", "2\\pi square units", 1.0),
+        ("1-1/e", "1 - \\frac{1}{\\mathrm{e}}", 1.0),
+        ("6\\sqrt{2}", "6\\sqrt{2} \\text{ square feet}", 1.0),
+        ("x+1", "1+x\\text{ apples}", 1.0),
         ("\\text{June 20}", "June 20", 1.0),
         ("x", "\\text{x=5}", 0.0),
     ],
@@ -131,7 +147,8 @@ def test_a_gold_answer_in_its_own_words_is_right(gold: str) -> None:
         ("0.0000001", "0.0000002"), ("10^{-9}", "0"), ("\\frac{1}{10^{10}}", "\\frac{1}{10^{11}}"),
         ("(0.0000001, x)", "(0.0000002, x)"), ("x = 10^{-7}", "x = 2 \\cdot 10^{-7}"),
         ("\\{1, 2\\}", "(1, 2)"), ("5 \\text{ cm}", "5 \\text{ kg}"), ("\\$5", "5 \\text{ cents}"),
-        ("36^\\circ", "\\$36"), ("36 \\text{ degrees}", "36 cm"),
+        ("3t", "3"), ("x + 2m", "x + 2"),
+        ("5m", "5"), ("36^\\circ", "\\$36"), ("36 \\text{ degrees}", "36 cm"),
         ("\\frac{0}{0}", "0"), ("\\frac{0}{0}", "\\frac{1}{0}"), ("\\text{cab}", "\\text{abc}"),
         ("1, 2, \\ldots, 10", "1, 2, \\ldots, 11"), ("", "5"), ("", "x"),
     ],

@@ -23,9 +23,9 @@ from rftt import MathVerifier, State, Verdict, Verifier
 from rftt.aggregation import last, mean, minimum, product
 from rftt.fingerprint import difference, fingerprint
 from rftt.testing import check_verifier
-from rftt.verifiers.process_formats import MathShepherd, QwenMathPRM, RLHFlow
-from rftt.verifiers.process_reward import ProcessRewardModel
-from rftt.verifiers.process_verifier import step_body, step_with_function
+from rftt.verifiers.process.formats import MathShepherd, QwenMathPRM, RLHFlow
+from rftt.verifiers.process.model import ProcessRewardModel
+from rftt.verifiers.process.verifier import step_body, step_with_function
 from tests.families import family_model, family_tokenizer
 from tests.models import tokenizer as nano_tokenizer
 from tests.verifiers.reward_models import (

@@ -23,8 +23,8 @@ from rftt import BestOfN, Budget, Problem, SearchConfig, State, run_search
 from rftt.aggregation import mean
 from rftt.fingerprint import difference, fingerprint
 from rftt.testing import check_verifier
-from rftt.verifiers.process_reward import ProcessRewardModel
-from rftt.verifiers.process_server import ProcessRewardServer
+from rftt.verifiers.process.model import ProcessRewardModel
+from rftt.verifiers.process.server import ProcessRewardServer
 from tests.models import functional_policy
 from tests.verifiers.pooling_server import Pooling, pooling_server
 from tests.verifiers.reward_models import reward_model, state, states

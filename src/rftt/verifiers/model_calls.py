@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -52,6 +54,10 @@ class _EvaluationMode:
 
 
 _evaluation_mode: Final = _EvaluationMode()
+
+if hasattr(os, "register_at_fork"):
+    # A fork has none of the threads that torch computes with, and would wait for them for ever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 @contextmanager

@@ -5,16 +5,37 @@ Runs in a worker process only: what a model writes can take any time and any mem
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
 from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import is_equation, is_relation, take_first_relation, take_last_relation
-from sympy import Basic, Eq, Expr, FiniteSet, Float, Interval, MatrixBase, N, Set, Tuple, nan, zoo  # type: ignore[import-untyped]
+from sympy import (  # type: ignore[import-untyped]
+    Basic,
+    Eq,
+    Expr,
+    FiniteSet,
+    Float,
+    Interval,
+    Limit,
+    MatrixBase,
+    N,
+    Set,
+    Tuple,
+    nan,
+    zoo,
+)
+from sympy.concrete.expr_with_limits import ExprWithLimits  # type: ignore[import-untyped]
 
 from rftt.verifiers.math.size import check_size, check_text
 
-_CONFIG: Final = (LatexExtractionConfig(),)
+# Its units are single letters too: 3t would be 3. Those that are units are off by now.
+_CONFIG: Final = (
+    LatexExtractionConfig(
+        normalization_config=replace(LatexExtractionConfig().normalization_config, units=False)
+    ),
+)
 _EXACT: Final = 1e-20
 _ROUNDED: Final = 2e-6
 """Largest relative difference of equal numbers: written exactly, and where one is a decimal."""
@@ -68,6 +89,9 @@ def _parsed(answer: str) -> list[Any]:
 def _differ(a: Any, b: Any) -> bool:
     """Whether two expressions have values at some point that are apart: it saves simplifying them."""
     if not all(isinstance(one, Expr) and not (one.is_Matrix or one.is_Symbol) for one in (a, b)):
+        return False
+    if any(one.has(ExprWithLimits, Limit) for one in (a, b)):
+        # Of sums and integrals an evaluation is an estimate.
         return False
     names = sorted(a.free_symbols | b.free_symbols, key=str)
     for values in _POINTS[: 1 if not names else None] if len(names) <= len(_POINTS[0]) else ():

@@ -33,11 +33,12 @@ _KNOWN_UNITS: Final = {
 
 _POWER: Final = r"\s*(?:\^\s*(?:\{\s*([23])\s*\}|([23])))?\Z"
 _TEXT_UNIT: Final = re.compile(
-    r"(.*[\d})])\s*\\(?:text|mathrm)\{\s*([A-Za-z][A-Za-z ./-]{0,39}?)\s*\}" + _POWER
+    r"(.*[\w})])\s*\\(?:text|mathrm)\{\s*([A-Za-z][A-Za-z ./-]{0,39}?)\s*\}" + _POWER
 )
 _WORD_UNIT: Final = re.compile(
-    r"(.*?\d)\s*((?<= )[A-Za-z][A-Za-z ./]{2,39}"
-    r"|(?:mm|cm|km|mi|in|ft|yd|kg|lb|oz|mph|am|pm|[ap]\.m\.?)(?![A-Za-z])\.?)" + _POWER
+    r"(.*?(?:[\d})]|\\pi))\s*((?<= )[A-Za-z][A-Za-z ./]{2,39}"
+    r"|(?<= )[mgslh](?![A-Za-z])|(?:mm|cm|km|mi|in|ft|yd|kg|lb|oz|mph|am|pm|[ap]\.m\.?)(?![A-Za-z])\.?)"
+    + _POWER
 )
 _MONEY: Final = re.compile(r"(\\?\$|\u00a3|\u20ac)\s*(?=[\d.])(.*)\Z")
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}\Z")
@@ -101,18 +102,25 @@ def _split_unit(text: str) -> tuple[str, str]:
     if text.endswith("^\\circ"):
         return text, "degree"
     found = _TEXT_UNIT.match(text)
+    is_certain = found is not None
     if found is None:
         found = _WORD_UNIT.match(text)
-        if found is None or (read(found[1]) is None and not _CLOCK.match(found[1])):
+        if found is None:
             return text, ""
+        is_certain = read(found[1]) is not None or _CLOCK.match(found[1]) is not None
     words = found[2].strip(" ").lower().split()
     if words[0] in ("square", "sq", "sq.", "cubic"):
         power = "3" if words.pop(0) == "cubic" else "2"
     else:
         power = found[3] or found[4] or ""
-    if not words or _NOT_A_UNIT & set(words):
-        return text, ""
     unit = _KNOWN_UNITS.get(" ".join(words), "?")
+    # Letters behind anything but a number may be names.
+    if (
+        not words
+        or _NOT_A_UNIT & set(words)
+        or not (is_certain or unit != "?" or words[0] in ("unit", "units"))
+    ):
+        return text, ""
     return found[1].strip(), f"{unit}^{power}" if power else unit
 
 

@@ -55,6 +55,7 @@ _SWAPPED: Final = re.compile(
     r"((?:\\[A-Za-z]+|[^=<>A-Za-z\\])*[\d})])\s*=\s*([A-Za-z](?:_\{?\w+\}?)?)\Z"
 )
 _FONT: Final = re.compile(r"\\(?:textbf|textrm|textit|mbox|(?:mathrm|mathbf)(?=\{[^{}]{2,}\}))(?=\{)")
+_UPRIGHT: Final = re.compile(r"\\(?:mathrm|mathit)\{\s*([A-Za-z])\s*\}")
 _STOP: Final = re.compile(r"(?:[,;:]|(?<!\.)(?<![ap]\.m)\.)\Z")
 _TEXT_OF_NUMBER: Final = re.compile(r"\\text\{\s*((?:[A-Za-z]\s*=\s*)?\d[^{}]*)\}\Z")
 _IMAGINARY: Final = re.compile(r"(?<=\d)i(?![A-Za-z])")
@@ -87,7 +88,7 @@ def clean(answer: str) -> str:
     text = _PROSE.sub("", text, count=1) if _PROSE.match(text) else text
     text = _LAYOUT.sub("", text)
     text = _FRACTION.sub(r"\\frac", text)
-    text = _FONT.sub(r"\\text", text)
+    text = _UPRIGHT.sub(r" \1", _FONT.sub(r"\\text", text))
     text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = _SPACES.sub(" ", text.replace("\\!", "")).strip()
     text = _DEGREES.sub(r"^\\circ ", text)

@@ -25,8 +25,8 @@ from rftt.aggregation import Aggregation, minimum
 from rftt.interfaces import Verifier
 from rftt.verifiers.model_calls import batches, context_length, device_of, right_padded, scoring
 from rftt.verifiers.model_verdicts import Unscored
-from rftt.verifiers.process_formats import ProcessFormat, ScoredIds
-from rftt.verifiers.process_verifier import ProcessVerifier, StepText, step_body
+from rftt.verifiers.process.formats import ProcessFormat, ScoredIds
+from rftt.verifiers.process.verifier import ProcessVerifier, StepText, step_body
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rftt.aggregation import Aggregation
 from rftt.interfaces import State, Step, Verdict, Verifier
 from rftt.verifiers.model_verdicts import ModelVerifier, Unscored
-from rftt.verifiers.process_formats import ProcessFormat, ScoredIds
+from rftt.verifiers.process.formats import ProcessFormat, ScoredIds
 
 StepText = Callable[[Step], str]
 """What a process reward model is shown of a step."""

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from rftt.aggregation import Aggregation, minimum
 from rftt.interfaces import Verifier
 from rftt.verifiers.model_verdicts import Unscored
-from rftt.verifiers.process_formats import ProcessFormat, ScoredIds
-from rftt.verifiers.process_verifier import ProcessVerifier, StepText, step_body
+from rftt.verifiers.process.formats import ProcessFormat, ScoredIds
+from rftt.verifiers.process.verifier import ProcessVerifier, StepText, step_body
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ProcessRewardServer(ProcessVerifier):
         tokenizer: the model's.
         format: how the model is shown a solution.
         aggregation, answers, step_text: as in
-            :class:`~rftt.verifiers.process_reward.ProcessRewardModel`.
+            :class:`~rftt.verifiers.process.model.ProcessRewardModel`.
         max_tokens: most ids of a state; a longer one is abstained from without asking. Default no limit
             but the server's.
         label: which number of a row is the probability that the step is good.
