@@ -22,7 +22,7 @@ from rftt.problems.problem import Problem
 from rftt.search.budget import Budget, SearchConfig
 from rftt.search.engine.engine import run_search
 from rftt.search.scores import verifier_score
-from rftt.search.strategies.beam import BeamSearch
+from rftt.search.strategies.levels.beam import BeamSearch
 from rftt.search.tree.tree import SearchTree
 from tests.learners.tabular_gradient import GRAMMAR, random_problem, tree_of
 

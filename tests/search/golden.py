@@ -1,11 +1,14 @@
 """Golden trees: what each strategy grows on finite problems at fixed seeds, recorded once.
 
-The record, ``golden_trees.json``, was made by the first version of this library.
+The record, ``golden_trees.json``, was made by the first version of this library, and again for
+strategies that were mended since: gumbel (with its discount), beam, dvts, best-first, breadth-first,
+depth-first, particles and forking. ``python -m tests.search.golden beam dvts`` records those two anew.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -116,3 +119,22 @@ def columns(tree: SearchTree) -> dict[str, Any]:
         "exhausted": [int(flag) for flag in tree.exhausted[1:]],
         "score": [verdict and verdict.score for verdict in tree.verdict],
     }
+
+
+def main(names: list[str]) -> None:
+    """Record the trees of some strategies anew."""
+    record = recorded()
+    for name in names:
+        for table in range(3):
+            for seed in (0, 1):
+                for tree in search(STRATEGIES[name], table, seed):
+                    record[f"{name}/table {table}/seed {seed}/{tree.problem.id}"] = columns(tree)
+    rows = [
+        f"{json.dumps(key)}: {json.dumps(row, separators=(',', ':'))}" for key, row in record.items()
+    ]
+    path = Path(__file__).with_name("golden_trees.json")
+    path.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftt import (
+    BeamSearch,
     BestOfN,
     Budget,
     Grammar,
@@ -31,9 +33,8 @@ from rftt.search.answers.voting import (
     same_text,
     weighted,
 )
-from rftt.search.strategies import UncertaintyForking
+from rftt.search.scores import mean_value
 from rftt.testing.finite.tabular import Reply, TabularPolicy
-from tests.models import functional_policy
 
 
 def _step(function: str, text: str, terminal: bool = False) -> Step:
@@ -122,6 +123,37 @@ def test_what_was_not_judged_does_not_vote() -> None:
     assert majority(tree) == "1"
 
 
+def test_only_finished_solutions_vote() -> None:
+    tree = _voted(["1"])
+    cut = Step("next_step", "\\boxed{3", (1,), (-0.1,), (True,), terminal=True, truncated=True)
+    judged = {tree.attach(0, _step("next_step", "as \\boxed{2}")): "2", tree.attach(0, cut): "3"}
+    for node, answer in judged.items():
+        tree.verdict[node] = Verdict(1.0, answer)
+        for _ in range(3):
+            tree.backup(node, 1.0)
+    assert list(answered(tree)) == [(1, "1")]
+    assert majority(tree) == best(tree) == weighted(tree, mean_value) == "1"
+    assert most_valuable(tree) is None, "the values lead to a step on the way"
+
+
+class _JudgesAll(MathVerifier):
+    """Finds an answer in the last step, whatever it is."""
+
+    def judge(self, states: Sequence[State]) -> list[Verdict]:
+        return [Verdict(1.0, state.steps[-1].text) for state in states]
+
+
+def test_a_step_that_was_judged_on_the_way_does_not_vote() -> None:
+    searcher = BeamSearch(width=4, branching=4, scores_partial=True)
+    (tree,) = run_search(
+        [Problem("p", "?")], searcher, TabularPolicy(Grammar.default(), _table("2")), _JudgesAll(),
+        SearchConfig(Budget(rollouts=20)),
+    )  # fmt: skip
+    votes = Counter(answer for _, answer in answered(tree))
+    assert {verdict.answer for verdict in tree.verdict if verdict} >= {"wrong", "right"}
+    assert set(votes) <= {"\\boxed{1}", "\\boxed{2}", "\\boxed{3}"}
+
+
 def test_each_choice_returns_the_first_text_of_its_group() -> None:
     tree = _voted(["0.5", "3", "1/2"])
     tree.verdict[3] = Verdict(1.0, "1/2")
@@ -158,23 +190,3 @@ def test_an_undecided_comparison_keeps_answers_apart() -> None:
     assert weighted(tree, lambda _, node: 1.0, lambda a, b: None) == "b"
     assert same_text(" a", "a ")
     assert best(tree) == "a"
-
-
-@given(st.integers(0, 5))
-def test_forks_keep_what_came_before_the_fork(seed: int) -> None:
-    (tree,) = run_search(
-        [Problem("p", "1+1", "2")], UncertaintyForking(roots=2, forks_per_round=3),
-        functional_policy(seed=1), MathVerifier(),
-        SearchConfig(Budget(rollouts=14), seed=seed, max_tokens=24),
-    )  # fmt: skip
-    forked = 0
-    for node in range(1, len(tree)):
-        step = tree.step[node]
-        assert step is not None
-        kept = step.action_mask.index(True) if True in step.action_mask else len(step.ids)
-        if kept:
-            forked += 1
-            assert step.action_mask == (False,) * kept + (True,) * (len(step.ids) - kept)
-            siblings = [tree.step[n] for n in tree.children[tree.parent[node]] if n < node]
-            assert any(s is not None and s.ids[:kept] == step.ids[:kept] for s in siblings)
-    assert forked > 0

@@ -82,12 +82,16 @@ def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
 @pytest.mark.parametrize(
     "searcher",
     [
+        MCTS(),
+        MCTS(discount=0.5, width=2),
+        MCTS(until="step"),
         MCTS(selection=puct),
         MCTS(exploration=Linear(2.0, 0.0, 10), simulations_per_round=2),
         MCTS(exploration=Exponential(2.0, 0.1, 10), qtransform=qtransform_by_parent_and_siblings),
         MCTS(widening=Widening(1.0, 0.5)),
         MCTS(selection=puct, noise=Dirichlet()),
         GumbelMCTS(),
+        GumbelMCTS(max_num_considered_actions=2, discount=0.9),
     ],
     ids=lambda searcher: type(searcher).__name__,
 )

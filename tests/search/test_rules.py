@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftt.search.strategies.best_of_n import majority_confidence
-from rftt.search.strategies.gumbel import considered_visits, mixed_value
-from rftt.search.strategies.particles import systematic
+from rftt.search.strategies.gumbel import considered_visits
+from rftt.search.strategies.levels.particles import identity, log_odds, particle_weights, systematic
 from rftt.search.strategies.schedules import Exponential, Linear, Widening
 from rftt.search.strategies.selection import puct, qtransform_by_parent_and_siblings, qtransform_identity
 
@@ -81,12 +81,6 @@ def test_considered_visits_can_be_followed(actions: int, simulations: int) -> No
         visits[chosen] += 1
 
 
-def test_mixed_value() -> None:
-    # (0.5 + 6 * (0.2 * 1 + 0.3 * 0) / 0.5) / (1 + 6) = (0.5 + 2.4) / 7
-    assert mixed_value(0.5, [0.2, 0.3, 0.5], [4, 2, 0], [1.0, 0.0, None]) == pytest.approx(2.9 / 7)
-    assert mixed_value(0.5, [0.4, 0.6], [0, 0], [None, None]) == 0.5
-
-
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 99))
 def test_systematic_resampling_is_fair_to_within_one(weights: list[int], count: int, seed: int) -> None:
     drawn = Counter(systematic(range(len(weights)), weights, count, Random(seed)))
@@ -94,3 +88,34 @@ def test_systematic_resampling_is_fair_to_within_one(weights: list[int], count: 
     for item, weight in enumerate(weights):
         share = Fraction(count * weight, sum(weights))
         assert math.floor(share) <= drawn[item] <= math.floor(share) + 1
+
+
+def test_the_weights_of_particles_are_the_odds_of_their_scores() -> None:
+    # Odds of 9 and 1/9.
+    assert particle_weights([0.9, 0.1]) == pytest.approx([81 / 82, 1 / 82])
+    # Their square roots, 3 and 1/3.
+    assert particle_weights([0.9, 0.1], temperature=2.0) == pytest.approx([9 / 10, 1 / 10])
+    # Of log-probabilities, the probabilities.
+    logs = [math.log(0.6), math.log(0.2)]
+    assert particle_weights(logs, identity) == pytest.approx([3 / 4, 1 / 4])
+    # Without a score there is no weight, unless nothing has one.
+    assert particle_weights([0.5, -math.inf, 0.5]) == pytest.approx([0.5, 0.0, 0.5])
+    assert particle_weights([-math.inf, -math.inf]) == [0.5, 0.5]
+
+
+def test_log_odds_are_finite_at_both_ends_and_refused_beyond() -> None:
+    assert log_odds(0.0) == pytest.approx(-log_odds(1.0))
+    assert log_odds(1.0) == pytest.approx(math.log(1e7), rel=1e-6)
+    for score in (-0.1, 1.5, math.inf):
+        with pytest.raises(ValueError, match=rf"score {score} is not in \[0, 1\]; give .* identity"):
+            log_odds(score)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0.1, 10))
+def test_particle_weights_sum_to_one_in_the_order_of_the_scores(
+    scores: list[float], temperature: float
+) -> None:
+    weights = particle_weights(scores, temperature=temperature)
+    assert math.isclose(sum(weights), 1)
+    order = sorted(range(len(scores)), key=scores.__getitem__)
+    assert [weights[i] for i in order] == sorted(weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,7 +83,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def _answered(answers: list[tuple[str | None, float | None]]) -> SearchTree:
     tree = _tree()
     for answer, score in answers:
-        node = tree.attach(0, _step("next_step"))
+        node = tree.attach(0, evolve(_step("next_step"), terminal=True))
         tree.verdict[node] = Verdict(score, answer)
         tree.backup(node, score)
     return tree

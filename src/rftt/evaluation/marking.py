@@ -95,7 +95,7 @@ def _rollouts(tree: SearchTree, marks: Marks, equivalent: Equivalence) -> tuple[
         verdict = tree.verdict[node]
         if verdict is None:
             rollout = Rollout(None, None)
-        elif verdict.answer is None:
+        elif verdict.answer is None or not tree.is_finished(node):
             rollout = Rollout(None, None, verdict.score)
         else:
             rollout = Rollout(verdict.answer, marks[node], verdict.score, group_of[node])
@@ -117,11 +117,11 @@ def log_unanswered(trees: Sequence[SearchTree]) -> None:
             number = tree.ended[node]
             total += number
             verdict, step = tree.verdict[node], tree.step[node]
-            if verdict is not None and verdict.answer is not None:
+            if verdict is not None and verdict.answer is not None and tree.is_finished(node):
                 continue
             if step is not None and step.truncated:
                 truncated += number
-            elif verdict is None:
+            elif verdict is None or not tree.is_finished(node):
                 unfinished += number
             else:
                 silent[verdict.reason or "the verifier gives no reason"] += number

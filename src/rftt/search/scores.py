@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
+from rftt.aggregation import Aggregation
 from rftt.search.tree.tree import SearchTree
 
 NodeScore = Callable[[SearchTree, int], float]
-"""``score(tree, node)``; larger is better."""
+"""``score(tree, node)``; larger is better, minus infinity where there is none, never NaN."""
 
 
 def mean_log_prob(tree: SearchTree, node: int) -> float:
     """Return the mean log-probability of the ids on the path to a node, 0 at the question."""
     log_probs = [p for step in tree.state(node).steps for p in step.log_probs]
     return sum(log_probs) / len(log_probs) if log_probs else 0.0
+
+
+def mean_prob(tree: SearchTree, node: int) -> float:
+    """Return the geometric mean of the probabilities of the ids on the path to a node, in [0, 1]; 1 at
+    the question."""
+    return math.exp(mean_log_prob(tree, node))
 
 
 def verifier_score(tree: SearchTree, node: int) -> float:
@@ -26,7 +34,59 @@ def verifier_score(tree: SearchTree, node: int) -> float:
     return -math.inf if verdict is None or verdict.score is None else verdict.score
 
 
+def step_score(aggregation: Aggregation) -> NodeScore:
+    """Make a score of the verifier's scores of the steps on the path to a node.
+
+    It is minus infinity where the verifier was not asked, abstained or scores no steps. For a searcher
+    with ``scores_partial`` and a process reward model::
+
+        BeamSearch(score=step_score(minimum), scores_partial=True)
+
+    Args:
+        aggregation: makes one number of the scores of the steps, such as those of
+            :mod:`rftt.aggregation`: ``last``, ``minimum``, ``product`` and ``mean``.
+    """
+    return partial(_aggregated, aggregation)
+
+
+def _aggregated(aggregation: Aggregation, tree: SearchTree, node: int) -> float:
+    verdict = tree.verdict[node]
+    scores = None if verdict is None else verdict.step_scores
+    return aggregation(scores) if scores else -math.inf
+
+
 def mean_value(tree: SearchTree, node: int) -> float:
     """Return the mean score of rollouts through a node; minus infinity where none was scored."""
     value = tree.value(node)
     return -math.inf if value is None else value
+
+
+def score_node(score: NodeScore, tree: SearchTree, node: int) -> float:
+    """Return a node's score.
+
+    Raises:
+        ValueError: naming the score and the node, if it is NaN: nothing can be ranked by it.
+    """
+    found = score(tree, node)
+    if math.isnan(found):
+        name = getattr(score, "__name__", repr(score))
+        raise ValueError(
+            f"tree {tree.problem.id!r}: the score {name} of node {node} is NaN; return -math.inf where "
+            "there is none"
+        )
+    return found
+
+
+def without_copies(tree: SearchTree, nodes: Iterable[int]) -> list[int]:
+    """Return the nodes in order, without those whose step is the same as that of an earlier sibling
+    among them: the same function, ids and text.
+
+    A policy that is sure samples one step many times, and each sample is a node. A strategy that keeps
+    a number of paths would otherwise keep one path as often (search-and-learn's ``filter_duplicates``).
+    """
+    first: dict[tuple[object, ...], int] = {}
+    for node in nodes:
+        step = tree.step[node]
+        key = (tree.parent[node], step and (step.function, step.ids, step.text))
+        first.setdefault(key, node)
+    return list(first.values())

@@ -22,12 +22,16 @@ class Expansion:
         function: forces the function of the first step; ``None`` lets the policy choose.
         until: whether each completion is one step or goes on to the end of the solution.
         prefix: forces the first ids of the first step's body.
+
+    Raises:
+        TypeError: if ``node`` or ``count`` is not a whole number.
+        ValueError: if ``count`` is less than 1, or ``until`` neither ``"step"`` nor ``"solution"``.
     """
 
-    node: int
-    count: int = field(default=1, validator=validators.ge(1))
+    node: int = field(validator=validators.instance_of(int))
+    count: int = field(default=1, validator=[validators.instance_of(int), validators.ge(1)])
     function: str | None = None
-    until: Until = "solution"
+    until: Until = field(default="solution", validator=validators.in_(("step", "solution")))
     prefix: tuple[int, ...] = ()
 
 
@@ -68,8 +72,9 @@ class Searcher(ABC):
 
     @abstractmethod
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
-        """Return what to expand next; the completions of one round are sampled in one batch. Chance
-        must come from ``rng`` alone. Nothing may be returned only if :meth:`is_done` is then true."""
+        """Return what to expand next, as a list or a tuple; the completions of one round are sampled in
+        one batch. Chance must come from ``rng`` alone. Nothing may be returned only if :meth:`is_done`
+        is then true."""
 
     def tell(self, tree: SearchTree, results: Sequence[ExpansionResult]) -> None:
         """Take note of a round's results. The nodes are on the tree already; what is left is to back up

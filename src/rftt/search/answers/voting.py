@@ -30,11 +30,12 @@ def same_text(a: str, b: str) -> bool:
 def answered(tree: SearchTree) -> Iterator[tuple[int, str]]:
     """Yield each rollout that reached an answer: the node it ended at, and the answer.
 
-    A rollout that was not judged, such as one that the budget cut short, has no answer.
+    What an unfinished solution says is no answer, be it a step on the way that was judged, or a last one
+    that a limit truncated. A rollout that was not judged has none either.
     """
     for node in tree.ends():
         verdict = tree.verdict[node]
-        if verdict is not None and verdict.answer is not None:
+        if tree.is_finished(node) and verdict is not None and verdict.answer is not None:
             for _ in range(tree.ended[node]):
                 yield node, verdict.answer
 

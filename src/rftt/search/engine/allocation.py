@@ -35,6 +35,25 @@ def has_budget(tree: SearchTree, budget: Budget) -> bool:
     )
 
 
+def most_completions(tree: SearchTree) -> int | None:
+    """Return how many completions the rest of a tree's budget can buy; ``None`` if it does not say.
+
+    Each takes a rollout, and a node at the least. One without a sampled token takes none; of those, no
+    more are bought than tokens are left.
+    """
+    budget = tree.budget
+    left = [
+        limit - spent
+        for limit, spent in (
+            (budget.rollouts, tree.rollouts),
+            (budget.nodes, len(tree) - 1),
+            (budget.tokens, tree.tokens),
+        )
+        if limit is not None
+    ]
+    return max(0, min(left)) if left else None
+
+
 def allocate(
     tree: SearchTree, budget: Budget, max_tokens: int, wanted: Sequence[Expansion]
 ) -> list[Allowance]:

@@ -44,10 +44,18 @@ def run_search(
         on_completions: hook to watch completions as they arrive within a round.
 
     Raises:
+        TypeError: naming the argument that is not what it should be, such as a class in place of an
+            instance; or the strategy or the verifier that returns something else than it should.
         ValueError: if two problems share an id, the strategy or the policy's completion breaks the
             grammar or a limit, or ``directory`` is of another search.
         BlockingIOError: if another process is searching in ``directory``.
     """
+    _check_parts(searcher, policy, verifier, config)
+    if not isinstance(problems, Sequence):
+        raise TypeError(f"problems: {problems!r} is not a sequence of problems")
+    for place, problem in enumerate(problems):
+        if not isinstance(problem, Problem):
+            raise TypeError(f"problems[{place}]: {problem!r} is not a Problem")
     trees = [SearchTree(problem, policy.grammar, config.max_depth) for problem in problems]
     return resume_search(
         trees, searcher, policy, verifier, config,
@@ -72,7 +80,8 @@ def resume_search(
     arguments ends as if it had never been interrupted.
     """
     trees = list(trees)
-    _check_arguments(trees, searcher, config)
+    _check_parts(searcher, policy, verifier, config)
+    _check_trees(trees, searcher, config)
     for tree in trees:
         tree.budget = config.budget
     record = None if directory is None else RunDirectory(directory)
@@ -87,9 +96,20 @@ def resume_search(
     return trees
 
 
-def _check_arguments(trees: Sequence[SearchTree], searcher: Searcher, config: SearchConfig) -> None:
-    if not isinstance(searcher, Searcher):
-        raise TypeError(f"searcher: {searcher!r} is not a Searcher; give an instance, such as MCTS()")
+def _check_parts(searcher: Searcher, policy: Policy, verifier: Verifier, config: SearchConfig) -> None:
+    for name, part, kind, example in (
+        ("searcher", searcher, Searcher, "MCTS()"),
+        ("policy", policy, Policy, "load_policy(...)"),
+        ("verifier", verifier, Verifier, "MathVerifier()"),
+        ("config", config, SearchConfig, "SearchConfig(Budget(rollouts=16))"),
+    ):
+        if not isinstance(part, kind):
+            raise TypeError(
+                f"{name}: {part!r} is not a {kind.__name__}; give an instance, such as {example}"
+            )
+
+
+def _check_trees(trees: Sequence[SearchTree], searcher: Searcher, config: SearchConfig) -> None:
     ids = [tree.problem.id for tree in trees]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)

@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice, repeat
 from random import Random
+from typing import Any, Final
 
 from attrs import define, field
 
 from rftt.interfaces import GenerationRequest, Step, Verdict
 from rftt.search.budget import SearchConfig
-from rftt.search.engine.allocation import Allowance, allocate
+from rftt.search.engine.allocation import Allowance, allocate, most_completions
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
 from rftt.search.seeding import seed_from
 from rftt.search.tree.tree import SearchTree
+
+_MOST_COMPLETIONS: Final = 100_000
+"""The most completions of one round where the budget does not say how many it buys."""
 
 
 def ask(searcher: Searcher, tree: SearchTree, seed: int, rng: Random) -> tuple[Expansion, ...]:
     """Ask a strategy what to expand; nothing if the search is over.
 
     Raises:
-        ValueError: naming the strategy, if it asks for nothing and is not done, or for what cannot be
-            expanded.
+        TypeError: naming the strategy, if it returns anything but a list of expansions.
+        ValueError: naming the strategy, if it asks for nothing and is not done, for what cannot be
+            expanded, or for more than any round may hold.
     """
     rng.seed(seed_from(f"{seed}/{tree.problem.id}/{tree.rounds}/ask"))
-    expansions = tuple(searcher.ask(tree, rng))
+    expansions: Any = searcher.ask(tree, rng)
+    name = type(searcher).__name__
+    if not isinstance(expansions, (list, tuple)):
+        raise TypeError(
+            f"{name}.ask returned {expansions!r}, a {type(expansions).__name__}; return a list of "
+            "Expansion, empty if the search is over"
+        )
+    for place, expansion in enumerate(expansions):
+        if not isinstance(expansion, Expansion):
+            raise TypeError(
+                f"{name}.ask returned {expansion!r}, a {type(expansion).__name__}, as expansion "
+                f"{place} of {len(expansions)}; return Expansion(node, ...)"
+            )
+        _check_expansion(name, tree, expansion)
     if not expansions and not searcher.is_done(tree):
         raise ValueError(
-            f"{type(searcher).__name__} asks for nothing, but says that its search of "
-            f"{tree.problem.id!r} is not done: let is_done say so, or mark the root exhausted"
+            f"{name} asks for nothing, but says that its search of {tree.problem.id!r} is not done: let "
+            "is_done say so, or mark the root exhausted"
         )
-    for expansion in expansions:
-        _check_expansion(searcher, tree, expansion)
-    return expansions
+    count, limit = sum(expansion.count for expansion in expansions), tree.budget
+    if count > _MOST_COMPLETIONS and limit.rollouts is limit.nodes is limit.tokens is None:
+        raise ValueError(
+            f"{name} asks for {count} completions of {tree.problem.id!r} in one round, more than "
+            f"{_MOST_COMPLETIONS}, and the budget limits neither rollouts, nodes nor tokens: ask for "
+            "fewer, or give Budget(rollouts=...)"
+        )
+    return tuple(expansions)
 
 
-def _check_expansion(searcher: Searcher, tree: SearchTree, expansion: Expansion) -> None:
+def _check_expansion(name: str, tree: SearchTree, expansion: Expansion) -> None:
     node = expansion.node
     if not 0 <= node < len(tree):
         wrong = f"there are nodes 0 to {len(tree) - 1}"
@@ -44,9 +68,7 @@ def _check_expansion(searcher: Searcher, tree: SearchTree, expansion: Expansion)
         wrong = f"{expansion.function!r} may not follow it; legal: {', '.join(tree.legal(node))}"
     else:
         return
-    raise ValueError(
-        f"{type(searcher).__name__} asks to expand node {node} of {tree.problem.id!r}, but {wrong}"
-    )
+    raise ValueError(f"{name} asks to expand node {node} of {tree.problem.id!r}, but {wrong}")
 
 
 @define(eq=False)
@@ -75,7 +97,8 @@ class TreeRound:
 
     def __attrs_post_init__(self) -> None:
         self.number = self.tree.rounds
-        self._wanted = [e for e in self.expansions for _ in range(e.count)]
+        wanted = chain.from_iterable(repeat(e, e.count) for e in self.expansions)
+        self._wanted = list(islice(wanted, most_completions(self.tree)))
 
     def next_requests(self, config: SearchConfig) -> list[GenerationRequest]:
         """Return what the budget buys of the completions that are still wanted, for one policy call."""

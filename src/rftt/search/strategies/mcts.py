@@ -167,8 +167,9 @@ class MCTS(Searcher):
         value_count, value_sum, visits = tree.value_count, tree.value_sum, tree.visits
         count = value_count[node]
         parent_value = value_sum[node] / count if count else 0.0
+        # A parent's value is discounted once more than its children's.
         values = [
-            value_sum[child] / count if (count := value_count[child]) else parent_value
+            self.discount * value_sum[child] / count if (count := value_count[child]) else parent_value
             for child in children
         ]
         counts = [visits[child] for child in children]

@@ -73,9 +73,11 @@ class SearchTree:
         """Add a child and return its number.
 
         Raises:
+            IndexError: if there is no node ``parent``.
             ValueError: if the parent is terminal or at the depth limit, or this function may not
                 follow it.
         """
+        self._check_node(parent)
         if self.is_terminal(parent):
             raise ValueError(
                 f"tree {self.problem.id!r}: node {parent} ended its solution; it has no children"
@@ -107,7 +109,12 @@ class SearchTree:
 
     def backup(self, node: int, score: float | None, *, discount: float = 1.0) -> None:
         """Record one rollout that ended at ``node``: a visit for it and all above, and its score
-        (``None`` if it was not judged), multiplied by ``discount`` once for each step upwards."""
+        (``None`` if it was not judged), multiplied by ``discount`` once for each step upwards.
+
+        Raises:
+            IndexError: if there is no such node.
+        """
+        self._check_node(node)
         self.ended[node] += 1
         parent, visits = self.parent, self.visits
         if score is None:
@@ -124,14 +131,24 @@ class SearchTree:
             node = parent[node]
 
     def add_visits(self, node: int, number: int) -> None:
-        """Add to the visits of a node and of all above it, without a rollout (virtual visits)."""
+        """Add to the visits of a node and of all above it, without a rollout (virtual visits).
+
+        Raises:
+            IndexError: if there is no such node.
+        """
+        self._check_node(node)
         parent, visits = self.parent, self.visits
         while node >= 0:
             visits[node] += number
             node = parent[node]
 
     def mark_exhausted(self, node: int) -> None:
-        """Declare that nothing is left to search below ``node``."""
+        """Declare that nothing is left to search below ``node``.
+
+        Raises:
+            IndexError: if there is no such node.
+        """
+        self._check_node(node)
         self.exhausted[node] = True
 
     def propagate_exhausted(self, node: int, has_room: Callable[[int], bool]) -> bool:
@@ -153,6 +170,12 @@ class SearchTree:
         """Whether nothing may follow this node's step."""
         step = self.step[node]
         return step is not None and step.terminal
+
+    def is_finished(self, node: int) -> bool:
+        """Whether the path to this node is a complete solution: its last step is terminal, and no limit
+        truncated it."""
+        step = self.step[node]
+        return step is not None and step.terminal and not step.truncated
 
     def is_open(self, node: int) -> bool:
         """Whether a child could be added here."""
@@ -177,7 +200,12 @@ class SearchTree:
         return nodes[::-1]
 
     def state(self, node: int) -> State:
-        """The problem and the steps down to ``node``: what a policy or a verifier sees."""
+        """The problem and the steps down to ``node``: what a policy or a verifier sees.
+
+        Raises:
+            IndexError: if there is no such node.
+        """
+        self._check_node(node)
         parent, step = self.parent, self.step
         steps: list[Step] = []
         while node > 0:
@@ -187,6 +215,13 @@ class SearchTree:
             node = parent[node]
         steps.reverse()
         return State(self.problem, tuple(steps))
+
+    def _check_node(self, node: int) -> None:
+        # A negative number would be taken for one counted from the end.
+        if not 0 <= node < len(self.parent):
+            raise IndexError(
+                f"tree {self.problem.id!r} has no node {node}; it has 0 to {len(self.parent) - 1}"
+            )
 
     def ends(self) -> Iterator[int]:
         """Nodes at which a rollout ended, in order of their numbers."""

@@ -13,50 +13,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from threading import RLock
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, field
+
+from rftt.verifiers.math.worker import ENDED, GRACE, Reply, Worker, read_reply, time_left
 
 _MODULE: Final = "rftt.verifiers.math.server"
 _START_SECONDS: Final = 60.0
-_GRACE: Final = 0.5
-"""Seconds beyond the limit after which a worker that the kernel has not ended counts as stalled."""
-
-
-@frozen
-class Reply:
-    """What came of a question.
-
-    Attributes:
-        is_equal: the answer, ``None`` if there is none for a ``reason``.
-        reason: why not.
-        is_lasting: whether another try would give the same.
-    """
-
-    is_equal: bool | None
-    reason: str = ""
-    is_lasting: bool = True
-
-
-@define(eq=False)
-class _Worker:
-    """A worker process at the other end of a connection; it ends when the connection is closed.
-
-    Attributes:
-        connection: the socket to it.
-        is_fresh: whether it has answered nothing yet.
-        number: the place of the question that it works on.
-        ends: when its time is up, by the monotonic clock.
-        received: what has come of its reply.
-    """
-
-    connection: socket.socket
-    is_fresh: bool = True
-    number: int = -1
-    ends: float = 0.0
-    received: bytes = b""
 
 
 @define(eq=False)
@@ -70,7 +36,7 @@ class WorkerPool:
     _server: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _control: socket.socket | None = field(default=None, init=False)
     _starting: RLock = field(factory=RLock, init=False)
-    _idle: deque[_Worker] = field(factory=deque, init=False)
+    _idle: deque[Worker] = field(factory=deque, init=False)
 
     def ask(self, questions: Sequence[tuple[str, str]], seconds: float, at_once: int) -> list[Reply]:
         """Return a reply for each question, in order.
@@ -85,7 +51,7 @@ class WorkerPool:
         """
         replies: dict[int, Reply] = {}
         waiting = deque((number, seconds) for number in range(len(questions)))
-        busy: set[_Worker] = set()
+        busy: set[Worker] = set()
         try:
             with selectors.DefaultSelector() as selector:
                 while len(replies) < len(questions):
@@ -93,15 +59,15 @@ class WorkerPool:
                         number, left = waiting.popleft()
                         busy.add(worker := self._hand_out(number, questions[number], left))
                         selector.register(worker.connection, selectors.EVENT_READ, worker)
-                    ready = {key.data for key, _ in selector.select(_time_left(busy))}
+                    ready = {key.data for key, _ in selector.select(time_left(busy))}
                     for worker in list(busy):
-                        reply = _reply(worker, worker in ready, seconds)
+                        reply = read_reply(worker, worker in ready, seconds)
                         if reply is None:
                             continue
                         selector.unregister(worker.connection)
                         busy.remove(worker)
                         left = worker.ends - time.monotonic()
-                        if reply is _ENDED and left > 0 and not worker.is_fresh:
+                        if reply is ENDED and left > 0 and not worker.is_fresh:
                             # It may have ended for what it did before: a fresh one decides.
                             worker.connection.close()
                             self._idle.clear()
@@ -114,13 +80,13 @@ class WorkerPool:
                 worker.connection.close()
         return [replies[number] for number in range(len(questions))]
 
-    def _hand_out(self, number: int, question: tuple[str, str], seconds: float) -> _Worker:
+    def _hand_out(self, number: int, question: tuple[str, str], seconds: float) -> Worker:
         line = json.dumps((seconds, *question)).encode() + b"\n"
         while True:
             try:
                 worker = self._idle.pop()
             except IndexError:
-                worker = _Worker(self._connect())
+                worker = Worker(self._connect())
             worker.number, worker.received = number, b""
             worker.ends = time.monotonic() + seconds
             try:
@@ -131,7 +97,7 @@ class WorkerPool:
                     continue
             return worker
 
-    def _take_back(self, worker: _Worker, reply: Reply, at_once: int) -> None:
+    def _take_back(self, worker: Worker, reply: Reply, at_once: int) -> None:
         if reply.is_lasting and len(self._idle) < at_once:
             worker.is_fresh = False
             self._idle.append(worker)
@@ -155,7 +121,7 @@ class WorkerPool:
             ours.settimeout(_START_SECONDS)
             with contextlib.suppress(OSError):
                 if ours.recv(1):
-                    ours.settimeout(_GRACE)
+                    ours.settimeout(GRACE)
                     return ours
             # Whoever should have forked it is dead or cannot: again from a new one.
             ours.close()
@@ -214,33 +180,6 @@ class WorkerPool:
         if self._control is not None:
             self._control.close()
             self._control = None
-
-
-_ENDED: Final = Reply(
-    None, "the process that compared the answers ended: it was killed, or crashed", False
-)
-
-
-def _time_left(workers: Iterable[_Worker]) -> float:
-    return max(0.0, min(worker.ends for worker in workers) + _GRACE - time.monotonic())
-
-
-def _reply(worker: _Worker, is_ready: bool, seconds: float) -> Reply | None:
-    """Read what has come from a worker, ``None`` while its reply is not whole."""
-    if is_ready:
-        try:
-            received = worker.connection.recv(1 << 16)
-        except OSError:
-            received = b""
-        worker.received += received
-        if worker.received.endswith(b"\n"):
-            return Reply(*json.loads(worker.received))
-        if not received:
-            is_over = time.monotonic() >= worker.ends
-            return Reply(None, f"no verdict within {seconds:g} s", False) if is_over else _ENDED
-    if time.monotonic() >= worker.ends + _GRACE:
-        return Reply(None, f"the process that compared the answers stalled for {seconds:g} s", False)
-    return None
 
 
 _pool = WorkerPool()

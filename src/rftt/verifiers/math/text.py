@@ -37,7 +37,7 @@ _GROUPED: Final = re.compile(
     r"([^\d.,]*)([+-]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?)(?![\d,.])(.*)\Z"
 )
 """The first number of an answer that has no other, in groups."""
-_SPACES: Final = re.compile(r"(?<!\\)(?:\\[,;: ]|\\q?quad(?![A-Za-z])|~)|\s+")
+_SPACES: Final = re.compile(r"(?:(?<!\\)(?:\\[,;: ]|\\q?quad(?![A-Za-z])|~)|\s)+")
 _DEGREES: Final = re.compile(
     r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])\s*|\\degrees?(?![A-Za-z])"
     r"|\s*(?:\\text\{\s*degrees?\s*\}|(?<=[\d ])degrees?)\Z"
@@ -59,6 +59,7 @@ _UPRIGHT: Final = re.compile(r"\\(?:mathrm|mathit)\{\s*([A-Za-z])\s*\}")
 _STOP: Final = re.compile(r"(?:[,;:]|(?<!\.)(?<![ap]\.m)\.)\Z")
 _TEXT_OF_NUMBER: Final = re.compile(r"\\text\{\s*((?:[A-Za-z]\s*=\s*)?\d[^{}]*)\}\Z")
 _IMAGINARY: Final = re.compile(r"(?<=\d)i(?![A-Za-z])")
+_PASSES: Final = 8
 _WRAPPERS: Final = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"))
 
 _TO_TWENTY: Final = (
@@ -81,6 +82,15 @@ def clean(answer: str) -> str:
     at the beginning go. Unicode becomes LaTeX; digits in groups of thousands join; ``3e5``, ``1 1/4``,
     ``0.\overline{3}``, "five" and ``5 = x`` become what LaTeX reads as they are meant.
     """
+    # What one pass takes away may uncover more: a wrapper within a wrapper.
+    for _ in range(_PASSES):
+        before, answer = answer, _cleaned(answer)
+        if answer == before:
+            break
+    return answer
+
+
+def _cleaned(answer: str) -> str:
     text = _unwrapped(answer.translate(_CHARACTERS))
     if len(_DOLLARS.findall(text)) % 2 == 0:
         # They enclose parts of the answer, as in $x = 1$ or $x = 2$; one alone is money.

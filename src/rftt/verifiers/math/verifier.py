@@ -16,9 +16,10 @@ from rftt.fingerprint import fingerprint
 from rftt.interfaces import State, Verdict, Verifier
 from rftt.verifiers.extraction import Extraction, boxed
 from rftt.verifiers.math.exact import compare, read
-from rftt.verifiers.math.pool import Reply, pool
+from rftt.verifiers.math.pool import pool
 from rftt.verifiers.math.rules import apply_rules
 from rftt.verifiers.math.text import clean
+from rftt.verifiers.math.worker import Reply
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import field, frozen, validators
 
-from rftt.search.scores import NodeScore, mean_log_prob
+from rftt.search.scores import NodeScore, mean_log_prob, score_node, without_copies
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
 from rftt.search.tree.tree import SearchTree
 
@@ -37,9 +37,14 @@ def depth_first(depth: int, score: float) -> tuple[float, ...]:
 @frozen
 class FrontierSearch(Searcher):
     """Expand the first node of the frontier by ``branching`` samples of one step; those that can go on
-    join the frontier (Tree of Thoughts, Yao et al. 2023, with depth-first and breadth-first order).
+    join the frontier: graph search of the textbooks (Russell and Norvig, "Artificial Intelligence: A
+    Modern Approach", chapter 3), in which samples stand for the successors of a node.
 
-    Each node is expanded once. Ends when the frontier is empty.
+    Each node is expanded once, and samples of one step from one node count once. With ``best_first``
+    order this is greedy best-first search, and with ``nodes_per_round`` it expands as many nodes a round
+    as a beam, from any depth. Nothing is ever dropped for want of room, unlike in a beam or in the
+    breadth-first search of Tree of Thoughts, which keep the best of each level. Ends when the frontier
+    is empty.
 
     Attributes:
         order: which node is first.
@@ -69,12 +74,11 @@ class FrontierSearch(Searcher):
         for item, result in zip(asked, results, strict=True):
             if not result.completions:
                 heapq.heappush(frontier, item)
-        for result in results:
-            for nodes in result.completions:
-                node = nodes[-1]
-                score = self.score(tree, node)
-                if tree.is_open(node) and (self.prune_below is None or score >= self.prune_below):
-                    # A list, as JSON would give it back.
-                    heapq.heappush(frontier, [list(self.order(tree.depth[node], score)), node])
+        ends = [nodes[-1] for result in results for nodes in result.completions]
+        for node in without_copies(tree, filter(tree.is_open, ends)):
+            score = score_node(self.score, tree, node)
+            if self.prune_below is None or score >= self.prune_below:
+                # A list, as JSON would give it back.
+                heapq.heappush(frontier, [list(self.order(tree.depth[node], score)), node])
         if not frontier:
             tree.mark_exhausted(0)

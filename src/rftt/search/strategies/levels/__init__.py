@@ -1,0 +1,1 @@
+"""Strategies that advance many paths together: beams, frontiers, particles."""

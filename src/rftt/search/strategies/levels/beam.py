@@ -1,0 +1,107 @@
+"""Beam search over reasoning steps, over the whole tree or in subtrees that do not compete."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from attrs import field, frozen, validators
+
+from rftt.search.scores import NodeScore, mean_log_prob, score_node, without_copies
+from rftt.search.searcher import Expansion, ExpansionResult, Searcher
+from rftt.search.tree.tree import SearchTree
+
+_BEAM: Final = "beam"
+
+
+@frozen(kw_only=True)
+class _LevelSearch(Searcher):
+    """Expand all paths that were kept by one step, then choose which to keep.
+
+    Attributes:
+        branching: samples of one step for each path.
+        score: what "best" means; larger is better.
+        scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
+    """
+
+    branching: int = field(default=4, validator=validators.ge(1))
+    score: NodeScore = mean_log_prob
+    scores_partial: bool = False
+
+    @property
+    @abstractmethod
+    def _first_paths(self) -> int:
+        """How many paths begin at the question."""
+
+    @abstractmethod
+    def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
+        """Choose among the samples of each path, best first, those that are kept."""
+
+    def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
+        paths: list[int] = tree.memo.get(_BEAM, [tree.start] * self._first_paths)
+        return [Expansion(node, count=self.branching, until="step") for node in paths]
+
+    def tell(self, tree: SearchTree, results: Sequence[ExpansionResult]) -> None:
+        super().tell(tree, results)
+        samples = [[nodes[-1] for nodes in result.completions] for result in results]
+        kept = [node for node in self._keep(tree, samples) if tree.is_open(node)]
+        tree.memo[_BEAM] = kept
+        if not kept:
+            tree.mark_exhausted(0)
+
+    def _best(self, tree: SearchTree, nodes: Sequence[int], count: int) -> list[int]:
+        scores = {node: score_node(self.score, tree, node) for node in nodes}
+        return sorted(nodes, key=lambda node: -scores[node])[:count]
+
+
+@frozen
+class BeamSearch(_LevelSearch):
+    """Expand every path of the beam by ``branching`` samples of one step, and keep the best ``width``
+    unfinished paths as the next beam. Ends when no unfinished path is left.
+
+    Paths of equal steps count once, so that a beam does not fill up with copies of one.
+
+    Attributes:
+        width: paths kept.
+        branching: samples a path.
+        score: what "best" means; larger is better.
+        scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
+    """
+
+    width: int = field(default=4, validator=validators.ge(1))
+
+    @property
+    def _first_paths(self) -> int:
+        return 1
+
+    def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
+        unfinished = [node for nodes in samples for node in nodes if tree.is_open(node)]
+        return self._best(tree, without_copies(tree, unfinished), self.width)
+
+
+@frozen
+class DiverseTreeSearch(_LevelSearch):
+    """Grow ``subtrees`` paths that do not compete: diverse verifier tree search, DVTS (Beeching et al.
+    2024, "Scaling test-time compute with open models").
+
+    In each round, the first too, each path gets ``branching`` samples of one step of its own, of which
+    the best is kept. So paths stay apart where a beam would narrow to one idea. A path ends where its
+    best step does.
+
+    Attributes:
+        subtrees: paths.
+        branching: samples of each step.
+        score: what "best" means; larger is better.
+        scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
+    """
+
+    subtrees: int = field(default=4, validator=validators.ge(1))
+
+    @property
+    def _first_paths(self) -> int:
+        return self.subtrees
+
+    def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
+        return [node for nodes in samples for node in self._best(tree, nodes, 1)]
