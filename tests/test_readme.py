@@ -15,17 +15,26 @@ README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_learner_example_runs(tmp_path: Path) -> None:
+def _run_on_a_tiny_model(block: int, lines: int, folder: Path) -> str:
     policy = functional_policy(brief=True)
-    policy.sampler.model.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
-    policy.tokenizer.save_pretrained(tmp_path / "model")
-    code = BLOCKS[2].replace("runs/demo/warmed_up", str(tmp_path / "model"))
-    assert str(tmp_path) in code
-    assert len(code.splitlines()) <= 17
+    policy.sampler.model.save_pretrained(folder / "model")  # type: ignore[attr-defined]
+    policy.tokenizer.save_pretrained(folder / "model")
+    code = BLOCKS[block].replace("runs/demo/warmed_up", str(folder / "model"))
+    assert str(folder) in code
+    assert len(code.splitlines()) <= lines
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_evaluation_example_runs(tmp_path: Path) -> None:
+    assert re.search(r"vote of 4: \d+%.*pass@4: \d+%", _run_on_a_tiny_model(2, 9, tmp_path))
+
+
+def test_the_learner_example_runs(tmp_path: Path) -> None:
+    _run_on_a_tiny_model(3, 17, tmp_path)
     assert (tmp_path / "lightning_logs").is_dir()
 
 
@@ -42,4 +51,4 @@ def test_examples_run(block: int, lines: int, expected: str) -> None:
 
 
 def test_there_is_no_example_that_is_not_tested() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
