@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import socket
 import threading
@@ -10,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 from attrs import define, field
 from transformers import PreTrainedTokenizerBase
 
 from rftt import Sampler
-from rftt.samplers.sampler import SampleRequest
+from rftt.samplers.sampler import Sample, SampleRequest
 from rftt.tokens.automaton import TokenAutomaton, stop_automaton
 
 
@@ -29,7 +30,10 @@ class Faults:
         seconds: how long a slow reply takes.
         latency: seconds that every reply takes, drawn with a generator seeded by the request.
         error: status and text with which every request is answered.
-        gives_ids: whether replies hold token ids.
+        form: whose form replies have: vLLM's and llama.cpp's hold token ids, others' text alone.
+        context: length of the model's context; longer requests are refused, in vLLM's words.
+        says_context: whether ``/models`` says how long it is.
+        bodies: what was asked.
         answered: counts good replies.
         asked: counts requests.
     """
@@ -41,7 +45,10 @@ class Faults:
     seconds: float = 1.0
     latency: Callable[[random.Random], float] | None = None
     error: tuple[int, str] | None = None
-    gives_ids: bool = True
+    form: Literal["vllm", "llama.cpp", "text"] = "vllm"
+    context: int | None = None
+    says_context: bool = False
+    bodies: list[dict[str, Any]] = field(factory=list)
     answered: int = 0
     asked: int = 0
     rng: random.Random = field(factory=lambda: random.Random(0))
@@ -56,7 +63,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.sampler = sampler
         self.tokenizer = tokenizer
-        self.automata: dict[str, TokenAutomaton] = {}
+        self.automata: dict[tuple[tuple[str, ...], frozenset[int]], TokenAutomaton] = {}
         self.faults = faults
         self._one_at_a_time = threading.Lock()
         self._connections: list[socket.socket] = []
@@ -72,34 +79,56 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
 
-    def automaton(self, stop: str) -> TokenAutomaton:
-        if stop not in self.automata:
+    def automaton(self, body: dict[str, Any]) -> TokenAutomaton:
+        stops, biased = tuple(body.get("stop", ())), frozenset(map(int, body.get("logit_bias", {})))
+        if (stops, biased) not in self.automata:
             words = self.tokenizer
-            stops = [i for i in range(len(words)) if stop in words.decode([i])]
-            self.automata[stop] = stop_automaton(
-                [*stops, words.eos_token_id],
-                tokenizer_size=self.sampler.tokenizer_size, vocab_size=self.sampler.vocab_size,
+            ids = {i for i in range(len(words)) if any(stop in words.decode([i]) for stop in stops)}
+            self.automata[stops, biased] = stop_automaton(
+                {*ids, words.eos_token_id} - biased,
+                self.sampler.tokenizer_size, self.sampler.vocab_size,
+                # A trained model does not draw padding.
+                banned=biased | {words.pad_token_id, words.unk_token_id},
             )  # fmt: skip
-        return self.automata[stop]
+        return self.automata[stops, biased]
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        automaton = self.automaton(*body["stop"])
+        automaton = self.automaton(body)
         state = automaton.between[None]
         request = SampleRequest(tuple(body["prompt"]), body["seed"], state, body["max_tokens"])
         with self._one_at_a_time:
             (sample,) = self.sampler.sample([request], automaton)
         stopped = sample.ids[-1] in automaton.special_ids
-        choice = {
+        choice: dict[str, Any] = {
             "text": self.tokenizer.decode(sample.ids[:-1] if stopped else sample.ids),
             "finish_reason": "stop" if stopped else "length",
             "logprobs": {"token_logprobs": sample.log_probs},
         }
-        return {"choices": [choice | ({"token_ids": sample.ids} if self.faults.gives_ids else {})]}
+        if self.faults.form == "vllm":
+            choice["token_ids"] = sample.ids
+        elif self.faults.form == "llama.cpp":
+            choice["logprobs"] = {"content": self._content(body, sample, stopped)}
+        return {"choices": [choice]}
+
+    def _content(self, body: dict[str, Any], sample: Sample, stopped: bool) -> list[dict[str, Any]]:
+        """Return tokens as llama.cpp's server of October 2026 does: without the stop's, but with an end
+        of text."""
+        pairs = [*zip(sample.ids, sample.log_probs, strict=True)]
+        if stopped and sample.ids[-1] != self.tokenizer.eos_token_id:
+            pairs.pop()
+        asked = body["post_sampling_probs"]
+        return [{"id": i} | ({"prob": math.exp(p)} if asked else {"logprob": p}) for i, p in pairs]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def do_GET(self) -> None:
+        model: dict[str, Any] = {"id": "tiny"}
+        if self.server.faults.says_context:
+            model["max_model_len"] = self.server.faults.context
+        self._send(200, json.dumps({"data": [model]}).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -108,11 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
         shares = [getattr(faults, kind) for kind in kinds]
         (kind,) = faults.rng.choices((*kinds, "none"), [*shares, 1 - sum(shares)])
         faults.asked += 1
+        faults.bodies.append(body)
+        total = len(body["prompt"]) + body["max_tokens"]
         if faults.latency is not None:
             time.sleep(faults.latency(random.Random(body["seed"])))
         if faults.error is not None:
             status, text = faults.error
             self._send(status, text.encode())
+        elif faults.context is not None and total > faults.context:
+            words = f"This model's maximum context length is {faults.context} tokens"
+            self._send(400, json.dumps({"error": {"message": words}}).encode())
         elif kind == "dropped":
             self.close_connection = True
         elif kind == "refused":

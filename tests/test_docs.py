@@ -18,6 +18,7 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("write-a-search-strategy", 11, {"EpsilonGreedy", "AdaptiveBranching", "violation"}),
         ("math-answers", 1, {"verifier"}),
         ("evaluation", 2, {"result", "report", "found"}),
+        ("write-a-policy", 5, {"RightBook", "violation", "report", "policy"}),
         ("write-a-verifier", 7, {"Exact", "AnyState", "Right", "Lines", "both", "violation"}),
         ("write-a-learner", 7, {"Reinforce", "AddsUp", "ImitatesTheBetter", "violation", "after"}),
     ],

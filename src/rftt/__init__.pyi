@@ -27,8 +27,8 @@ from .search.engine.engine import run_search as run_search
 from .search.searcher import Expansion as Expansion
 from .search.searcher import ExpansionResult as ExpansionResult
 from .search.searcher import Searcher as Searcher
-from .search.strategies.levels.beam import BeamSearch as BeamSearch
 from .search.strategies.best_of_n import BestOfN as BestOfN
+from .search.strategies.levels.beam import BeamSearch as BeamSearch
 from .search.strategies.mcts import MCTS as MCTS
 from .search.tree.tree import SearchTree as SearchTree
 from .tokens.functional import FunctionalTokens as FunctionalTokens

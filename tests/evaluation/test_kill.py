@@ -31,7 +31,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from tests.evaluation import test_kill as tests
 
-tests.PAUSE = 0.04
+tests.PAUSE = 0.15
 tests.run(sys.argv[1])
 """
 

@@ -189,6 +189,111 @@ def test_an_adapter_comes_back_in_another_process(tmp_path: Path, tied: bool) ->
     assert _prior(tuned.unload(), words, tokens) != pytest.approx(mine, abs=1e-3)
 
 
+def _tuned(
+    base: Path, *, rows: int | None = None, tied: bool = True
+) -> tuple[Any, Any, FunctionalTokens]:
+    """A saved base, and a model of it with the functional tokens in its tokenizer."""
+    tiny_model(tied=tied, rows=rows).save_pretrained(base)
+    tokenizer().save_pretrained(base)
+    model, words = load_model(base)
+    tokens = FunctionalTokens.add(words, Grammar.default())
+    initialize_token_embeddings(model, words, tokens)
+    return model, words, tokens
+
+
+def _save_adapter(folder: Path, model: Any, words: Any, **settings: Any) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    get_peft_model(model, config).save_pretrained(folder, save_embedding_layers=False)
+    words.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("rows", [None, 80])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_that_lost_the_new_embeddings_is_refused(
+    tmp_path: Path, rows: int | None, tied: bool
+) -> None:
+    """Over a padded vocabulary all shapes fit, and the tokens meant nothing, in silence."""
+    model, words, tokens = _tuned(tmp_path / "base", rows=rows, tied=tied)
+    _save_adapter(tmp_path / "lora", model, words)
+    with pytest.raises(ValueError, match=r"16 tokens .* such as </?\w+>.*trainable_token_indices"):
+        load_policy(tmp_path / "lora", device="cpu")
+    model, words, tokens = _tuned(tmp_path / "base", rows=rows, tied=tied)
+    indices = trainable_token_indices(model, tokens)
+    _save_adapter(tmp_path / "rows", model, words, trainable_token_indices=indices)
+    load_policy(tmp_path / "rows", device="cpu")
+    if not tied:
+        # The list form trains input embeddings alone.
+        model, words, tokens = _tuned(tmp_path / "base", rows=rows, tied=tied)
+        _save_adapter(tmp_path / "list", model, words, trainable_token_indices=list(tokens.ids))
+        with pytest.raises(ValueError, match="neither it nor its base holds trained embeddings"):
+            load_policy(tmp_path / "list", device="cpu")
+
+
+def test_a_base_that_has_the_tokens_needs_none_of_an_adapter(tmp_path: Path) -> None:
+    model, words, _ = _tuned(tmp_path / "plain")
+    model.save_pretrained(tmp_path / "base")
+    words.save_pretrained(tmp_path / "base")
+    model, words = load_model(tmp_path / "base")
+    _save_adapter(tmp_path / "lora", model, words)
+    load_policy(tmp_path / "lora", device="cpu")
+
+
+def _with_base(folder: Path, base: str | None) -> None:
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+
+
+def test_an_adapters_base_is_found_beside_it_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, words, tokens = _tuned(tmp_path / "base")
+    indices = trainable_token_indices(model, tokens)
+    folder = tmp_path / "adapter"
+    _save_adapter(folder, model, words, trainable_token_indices=indices)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _with_base(folder, "base")
+    load_model(folder)
+    _with_base(folder, "runs/elsewhere/base")
+    with pytest.raises(FileNotFoundError, match=r"base model 'runs/elsewhere/base' is neither a folder"):
+        load_model(folder)
+    for nothing in ("", None):
+        _with_base(folder, nothing)
+        with pytest.raises(FileNotFoundError, match="names no base model"):
+            load_model(folder)
+
+
+def test_an_adapter_without_a_tokenizer_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _save_plain(tmp_path / "base")
+    model, words = load_model(tmp_path / "base")
+    _save_adapter(tmp_path / "adapter", model, words)
+    for file in (tmp_path / "adapter").glob("*token*"):
+        file.unlink()
+    load_policy(tmp_path / "adapter", prompted=True, device="cpu")
+    assert any("holds no tokenizer" in record.getMessage() for record in caplog.records)
+    for file in (tmp_path / "base").glob("*token*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither it nor its base .* holds a tokenizer"):
+        load_policy(tmp_path / "adapter", prompted=True, device="cpu")
+
+
+def test_forgotten_embeddings_are_refused(tmp_path: Path) -> None:
+    model, words = tiny_model(), tokenizer()
+    FunctionalTokens.add(words, Grammar.default())
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"50 embeddings, and so none for <clarify>.*initialize_token"):
+        load_policy(tmp_path, device="cpu")
+    padded = tiny_model(rows=80)
+    with torch.no_grad():
+        padded.get_input_embeddings().weight[50:] = 0.01
+    padded.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"the same embedding for <clarify> and .*initialize_token"):
+        load_policy(tmp_path, device="cpu")
+
+
 def test_an_adapter_of_rank_8_is_small(tmp_path: Path) -> None:
     """Adapters on all linear layers and the rows of the functional tokens, of a model of SmolLM2-135M's
     shape with this tokenizer's ids in it."""

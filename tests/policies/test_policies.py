@@ -156,10 +156,11 @@ def test_prompted_context_is_prompts_and_bodies_as_sampled() -> None:
     policy = _prompted()
     (completion,) = policy.extend([GenerationRequest(State(PROBLEM), 3, max_steps=3, max_tokens=60)])
     text = policy.tokenizer.decode(policy.context(State(PROBLEM, tuple(completion))))
+    # Not an end of text, after which a model expects another turn.
     expected = "12+34\n" + "".join(
         f"{policy.grammar.functions[s.function].description}:{policy.tokenizer.decode(s.ids)}"
         for s in completion
-    )
+    ).replace("<eos>", "\n")
     assert text == expected
     assert policy.grammar.violation([s.function for s in completion]) is None
 
@@ -308,6 +309,7 @@ def test_what_matters_is_in_a_policys_fingerprint() -> None:
     for settings, place in [
         ({"functions": ["next_step"]}, "functions"),
         ({"prompts": {"next_step": "Go on:"}}, "prompts"),
+        ({"openings": {"output": "so "}}, "openings"),
         ({"question": lambda problem: f"Q: {problem.question}\n"}, "question"),
         ({"stop": "+"}, "stop_ids"),
         ({"sampler": TransformersSampler(tiny_model(seed=1), words)}, "sampler"),

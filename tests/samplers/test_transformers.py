@@ -20,6 +20,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from rftt import TransformersSampler
+from rftt.samplers.plain import PlainSampler
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, SampleRequest
 from rftt.samplers.transformers.kv_cache import KVCache
@@ -505,6 +506,52 @@ def test_a_model_with_an_adapter_is_sampled_with_it(device: str) -> None:
     with tuned.disable_adapter():
         without = _plain_log_probs(sampler, (3, 4, 5))
     assert (without - _plain_log_probs(sampler, (3, 4, 5))).abs().max() > 0.1
+
+
+def test_adapters_that_are_switched_or_disabled_empty_the_prefix_cache() -> None:
+    """No parameter changes its version then."""
+    config = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    tuned = get_peft_model(tiny_model(), config).eval()
+    torch.manual_seed(5)
+    tuned.add_adapter("other", config)
+    sampler = TransformersSampler(tuned, tokenizer())
+    prompt = (3, 4, 5, 6, 7)
+    seen = []
+
+    def check() -> None:
+        (row,) = _next_log_probs(sampler, [prompt])
+        torch.testing.assert_close(row, _plain_log_probs(sampler, prompt), atol=1e-5, rtol=0)
+        seen.append(row)
+
+    check()
+    tuned.set_adapter("other")
+    check()
+    with tuned.disable_adapter():
+        check()
+    check()
+    tuned.merge_adapter()
+    check()
+    assert sampler.prefilled == 5 * len(prompt)
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        assert (seen[a] - seen[b]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_logits_that_are_not_finite_are_named(plain: bool) -> None:
+    """A search among weights of which one is NaN raised an index error, or drew an id."""
+    model = tiny_model()
+    model.config._name_or_path = "runs/broken"
+    with torch.no_grad():
+        model.get_output_embeddings().weight[7] = torch.nan
+    sampler = PlainSampler(model, tokenizer()) if plain else TransformersSampler(model, tokenizer())
+    automaton = stop_automaton([2], sampler.tokenizer_size, sampler.vocab_size)
+    message = "LlamaForCausalLM from runs/broken: the logits are NaN or infinite"
+    with pytest.raises(FloatingPointError, match=rf"{message} .* seed 4 after a prompt of 3 ids"):
+        sampler.sample([SampleRequest((3, 4, 5), 4, 1, 9)], automaton)
+    with pytest.raises(FloatingPointError, match=rf"{message} after prompt 0 of 1, of 3 ids"):
+        sampler.next_log_probs([(3, 4, 5)], [1], automaton)
 
 
 def test_a_model_may_be_moved_to_another_type() -> None:

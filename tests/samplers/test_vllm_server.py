@@ -122,8 +122,9 @@ def test_greedy_answers_are_those_of_transformers(url: str, folder: Path) -> Non
 
 def test_sampled_log_probs_are_those_of_the_distribution_drawn_from(url: str, folder: Path) -> None:
     policy = load_policy(
-        "tiny", backend="server", prompted=True, url=url, tokenizer=folder, temperature=0.7
-    )
+        "tiny", backend="server", prompted=True, url=url, tokenizer=folder, temperature=0.7,
+        processed_log_probs=True,
+    )  # fmt: skip
     assert isinstance(policy, PromptedPolicy)
     model = LlamaForCausalLM.from_pretrained(folder)
     checked = 0

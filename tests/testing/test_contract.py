@@ -1,4 +1,4 @@
-"""Every strategy keeps its promises, and each promise is one that a strategy can break and be caught."""
+"""Every shipped strategy keeps the promises of a search strategy."""
 
 from __future__ import annotations
 
@@ -14,26 +14,36 @@ from hypothesis import given
 
 from rftt import Searcher, SearchTree
 from rftt.search.strategies import (
+    ABMCTS,
     MCTS,
+    REBASE,
     AdaptiveConsistency,
     BeamSearch,
     BestOfN,
+    DeepConfidence,
     Dirichlet,
     DiverseTreeSearch,
     Exponential,
     FrontierSearch,
     GumbelMCTS,
+    LookaheadSearch,
+    MixedModel,
+    Outvoted,
     ParticleFilter,
+    SoftmaxBallot,
+    TreeOfThoughts,
     UncertaintyForking,
+    VerifyThenRefine,
+    Vote,
     Widening,
     breadth_first,
     depth_first,
     puct,
     qtransform_by_parent_and_siblings,
 )
-from rftt.testing import PROMISES, ContractViolation, check_searcher, trees
+from rftt.testing import ContractViolation, check_searcher, trees
 from rftt.testing.copies import copied, difference, reloaded
-from rftt.testing.searcher.faults import tree_faults
+from rftt.testing.searcher.calls.faults import tree_faults
 from tests.search.golden import columns, search
 from tests.testing import broken
 
@@ -54,82 +64,28 @@ SHIPPED: list[Searcher] = [
     ParticleFilter(particles=3),
     UncertaintyForking(roots=2, forks_per_round=2),
     AdaptiveConsistency(samples_per_round=2),
+    ABMCTS(),
+    ABMCTS(MixedModel(), simulations_per_round=3, until="step", scores_partial=True),
+    TreeOfThoughts(breadth=2, samples=2),
+    TreeOfThoughts(breadth=2, samples=2, evaluate=Vote(SoftmaxBallot())),
+    REBASE(width=4),
+    LookaheadSearch(width=2, branching=2, steps_ahead=2),
+    VerifyThenRefine(samples=2, verify="a", refine="b"),
+    VerifyThenRefine(samples=3, doubt=Outvoted(), verify="a", refine="a"),
+    DeepConfidence(warmup=2, solutions=5, per_round=2, window=2),
 ]
 
 OPEN_ENDED = {"ends": "the budget ends it"}
 GREEDY = {"starvation": "without exploration, an option that looks worse is not tried"}
 
-BROKEN: list[tuple[Searcher, str]] = [
-    (broken.CountsTwice(), "visits"),
-    (broken.KeepsRolloutsBack(), "visits"),
-    (broken.NoNegativeScores(), "values"),
-    (broken.IgnoresDiscount(discount=0.5), "discount"),
-    (MCTS(selection=broken.uct_of_the_visited), "starvation"),
-    (broken.Overlooks(), "starvation"),
-    (broken.AddsNodes(), "budget"),
-    (broken.RaisesItsLimit(), "budget"),
-    (broken.TakesBackRollouts(), "budget"),
-    (broken.Relabels(), "structure"),
-    (broken.SortsChildren(), "structure"),
-    (broken.TakesTurns(), "hidden state"),
-    (broken.TakesTurnsOfAll(), "hidden state"),
-    (broken.OwnChance(), "hidden state"),
-    (broken.RemembersProblems(), "hidden state"),
-    (broken.ComparesProblems(), "batch"),
-    (broken.NumbersAsKeys(), "resume"),
-    (broken.SetInMemo(), "resume"),
-    (broken.EndsAtOnce(), "grammar"),
-    (broken.ExpandsLeaves(), "grammar"),
-    (broken.BelowExhausted(), "exhausted"),
-    (broken.Reopens(), "exhausted"),
-    (broken.ForgetsItsStart(count=2), "commitment"),
-    (broken.NeverEnds(count=1), "ends"),
-    (broken.Pauses(count=1), "progress"),
-    (broken.EndsByAsking(), "progress"),
-    (broken.NeverBegins(), "answer"),
-    (broken.CountsOnAll(), "any reply"),
-    (broken.CountsOnScores(), "any reply"),
-]
-
 
 def _name(value: object) -> str:
-    return type(value).__name__ if isinstance(value, Searcher) else str(value).replace(" ", "_")
+    return type(value).__name__ if isinstance(value, Searcher) else "reasons"
 
 
 @pytest.mark.parametrize("searcher", SHIPPED, ids=_name)
 def test_shipped_strategies_keep_every_promise(searcher: Searcher) -> None:
     check_searcher(searcher, max_examples=12)
-
-
-@pytest.mark.parametrize(("searcher", "promise"), BROKEN, ids=_name)
-def test_a_broken_promise_is_named(searcher: Searcher, promise: str) -> None:
-    waived = {} if promise == "ends" else OPEN_ENDED
-    with pytest.raises(ContractViolation) as caught:
-        check_searcher(searcher, max_examples=20, max_rounds=200, waived=waived)
-    assert caught.value.promise == promise
-    message = str(caught.value)
-    assert message.startswith(f"{promise}: ")
-    assert PROMISES[promise] in message
-    shows_other = "p1 round 0: " in caught.value.scenario
-    assert shows_other == (promise == "batch"), "the other tree is shown where it matters"
-
-
-def test_a_broken_promise_is_told_by_a_small_case() -> None:
-    with pytest.raises(ContractViolation) as caught:
-        check_searcher(broken.CountsTwice(), max_examples=20)
-    assert caught.value.scenario == (
-        "round 0: asked 1 x node 0, <a>, until solution\n"
-        "  told node 0 got 1 scored -1\n"
-        "tree 'p0', at most 1 steps deep:\n"
-        '0 question "what is it?" visits 2 value -1 exhausted\n'
-        '  1 a "" visits 2 value -1 score -1 exhausted'
-    )
-
-
-def test_an_error_in_the_strategy_is_the_cause() -> None:
-    with pytest.raises(ContractViolation, match="tell raised TypeError") as caught:
-        check_searcher(broken.CountsOnScores(), max_examples=20)
-    assert isinstance(caught.value.__cause__, TypeError)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +113,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         check_searcher(BestOfN(), waived={"visit": "a slip"})
     with pytest.raises(ValueError, match="is not a range"):
         check_searcher(BestOfN(), rewards=(1.0, 1.0))
+    with pytest.raises(ValueError, match="seconds: 0 is no time"):
+        check_searcher(BestOfN(), seconds=0)
+    with pytest.raises(TypeError, match=r"give an instance, such as MCTS\(\)"):
+        check_searcher(BestOfN)  # type: ignore[arg-type]
 
 
 @given(trees())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from rftt import FunctionalTokens, Grammar
+from rftt import Function, FunctionalTokens, Grammar
 from rftt.tokens.automaton import END, TokenAutomaton, grammar_automaton, stop_automaton
 from rftt.tokens.embeddings import initialize_token_embeddings, trainable_token_indices
 from tests.models import tiny_model, tokenizer
@@ -80,6 +80,31 @@ def test_missing_tags_are_named_with_the_remedy() -> None:
         FunctionalTokens.find(tokenizer(), GRAMMAR)
 
 
+def test_tags_of_which_some_are_there_are_not_sent_in_a_circle() -> None:
+    """``find`` said to call ``add``, and ``add`` to call ``find``."""
+    some = tokenizer()
+    some.add_tokens(["<verify>"], special_tokens=True)
+    with pytest.raises(ValueError, match=r"no token for <clarify>.*but has <verify>.*rename"):
+        FunctionalTokens.find(some, GRAMMAR)
+
+
+@pytest.mark.parametrize(
+    ("separator", "description", "message"),
+    [("", "do it", "separator: the tokenizer makes no ids of ''"), ("\n", "go", "description of 'go'")],
+)
+def test_embeddings_of_nothing_are_refused(
+    separator: str, description: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of no embeddings is NaN."""
+    words, model = tokenizer(), tiny_model()
+    grammar = Grammar([Function("go", description)], ("go",), {})
+    tokens = FunctionalTokens.add(words, grammar)
+    encode = words.encode
+    monkeypatch.setattr(words, "encode", lambda text, **k: [] if text == "go:" else encode(text, **k))
+    with pytest.raises(ValueError, match=message):
+        initialize_token_embeddings(model, words, tokens, separator=separator)
+
+
 def test_bodies_may_not_hold_functional_tokens() -> None:
     with pytest.raises(ValueError, match="a step of 'verify': its body holds"):
         TOKENS.encode("verify", (TOKENS.openers["refine"],))
@@ -119,6 +144,11 @@ def test_at_its_end_an_automaton_stays_there() -> None:
         assert automaton.mask(torch.tensor([END])).any()
 
 
+def test_a_model_without_rows_for_the_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"has 50 rows.*initialize_token_embeddings"):
+        grammar_automaton(TOKENS, tokenizer_size=len(TOKENIZER), vocab_size=PLAIN)
+
+
 def test_rows_beyond_the_tokenizer_are_never_allowed() -> None:
     grammar = grammar_automaton(TOKENS, tokenizer_size=len(TOKENIZER), vocab_size=100, banned=[0])
     mask = grammar.mask(torch.arange(len(grammar.in_body)))
@@ -138,6 +168,20 @@ def test_a_stop_ends_a_sample_and_a_step_and_nothing_else_does() -> None:
     assert stop.specials(1) == [5, 7]
     assert not stop.allows_everything
     assert stop_automaton([5], 50, 50).allows_everything
+
+
+def test_a_blank_stop_is_allowed_once_something_was_drawn() -> None:
+    stop = stop_automaton([5, 7], 50, 100, blank_ids=[5, 9], banned=[3])
+    mask = stop.mask(torch.tensor([1, 2]))
+    assert mask[0].tolist() == [token < 50 and token not in (3, 5) for token in range(100)]
+    assert mask[1].tolist() == [token < 50 and token != 3 for token in range(100)]
+    for token, after in [(9, 1), (20, 2), (7, END)]:
+        assert _next(stop, 1, token) == after
+    for token, after in [(9, 2), (20, 2), (5, END), (7, END)]:
+        assert _next(stop, 2, token) == after
+    assert stop.closes(torch.arange(100)).nonzero()[:, 0].tolist() == [5, 7]
+    with pytest.raises(ValueError, match="id 5 is both a stop and banned"):
+        stop_automaton([5], 50, 100, banned=[5])
 
 
 @pytest.mark.parametrize("stops", [0, 2000])

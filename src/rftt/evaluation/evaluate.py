@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve
 
-from rftt.evaluation.marking import blind, log_unanswered, log_undecided, mark_trees
+from rftt.evaluation.marking import blind, log_undecided, mark_trees
 from rftt.evaluation.results import Evaluation, Result, evaluation_from_json, evaluation_to_json
 from rftt.evaluation.settings import describe_settings, versions
 from rftt.files import atomic_write
@@ -87,7 +87,6 @@ def evaluate(
             directory=None if path is None else path.with_name(f"seed_{seed}"),
             on_completions=on_completions,
         )  # fmt: skip
-        log_unanswered(trees)
         results += mark_trees(problems, trees, verifier, choose, marker, seed)
         functions.update(step.function for tree in trees for step in tree.step if step is not None)
         if on_trees is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
@@ -106,41 +105,6 @@ def _rollouts(tree: SearchTree, marks: Marks, equivalent: Equivalence) -> tuple[
 def blind(problem: Problem) -> Problem:
     """Return the problem as a search may see it: without gold answer and metadata."""
     return evolve(problem, answer=None, metadata={})
-
-
-def log_unanswered(trees: Sequence[SearchTree]) -> None:
-    """Log how many rollouts have no answer, and why; as a warning if none has one."""
-    truncated = unfinished = total = 0
-    silent: Counter[str] = Counter()
-    for tree in trees:
-        for node in tree.ends():
-            number = tree.ended[node]
-            total += number
-            verdict, step = tree.verdict[node], tree.step[node]
-            if verdict is not None and verdict.answer is not None and tree.is_finished(node):
-                continue
-            if step is not None and step.truncated:
-                truncated += number
-            elif verdict is None or not tree.is_finished(node):
-                unfinished += number
-            else:
-                silent[verdict.reason or "the verifier gives no reason"] += number
-    without = truncated + unfinished + silent.total()
-    if not without and total:
-        return
-    reasons = "; ".join(f"{number}: {reason}" for reason, number in silent.most_common(3))
-    why = (
-        f"a limit truncated {truncated}, {unfinished} were not judged, and in {silent.total()} the "
-        f"verifier found no answer{f' ({reasons})' if reasons else ''}"
-    )
-    if without == total:
-        _log.warning(
-            "no rollout of %d had an answer, so nothing is right: %s. Raise max_tokens or max_depth, or "
-            "have the prompt ask for the form in which the verifier looks for answers",
-            total, why,
-        )  # fmt: skip
-    else:
-        _log.info("%d of %d rollouts had no answer: %s", without, total, why)
 
 
 def log_undecided(results: Sequence[Result], marker: Verifier | None) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import GenerationRequest, State, Step
-from rftt.policies.sampled import SampledPolicy, StepGenerator, probe
+from rftt.policies.sampled import ContextLengthError, SampledPolicy, StepGenerator, probe
 from rftt.problems.problem import Problem, question_line
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import grammar_automaton
+from rftt.tokens.control import control_ids, encode_question
 from rftt.tokens.functional import FunctionalTokens
 
 
@@ -41,7 +42,7 @@ class FunctionalPolicy(SampledPolicy):
         self.tokens = tokens
         self.grammar = tokens.grammar
         self.question = question
-        banned = {i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None}
+        banned = (control_ids(tokenizer) | sampler.end_ids).difference(tokens.ids)
         self.automaton = grammar_automaton(
             tokens, tokenizer_size=sampler.tokenizer_size, vocab_size=sampler.vocab_size, banned=banned
         )
@@ -77,12 +78,17 @@ class FunctionalPolicy(SampledPolicy):
             state = self.automaton.between[request.state.last]
             forced = ()
         context = self.context(request.state) + forced
-        sample = yield SampleRequest(context, request.seed, state, request.max_tokens, request.until)
+        try:
+            sample = yield SampleRequest(context, request.seed, state, request.max_tokens, request.until)
+        except ContextLengthError as error:
+            function = request.function or self.grammar.legal(request.state.last)[0]
+            opened = forced or (self.tokens.openers[function],)
+            return [self.overlong_step(request.state.problem, function, opened, error)]
         return self._split(forced, sample)[: request.max_steps]
 
     def context(self, state: State) -> tuple[int, ...]:
         """Return the ids that a step follows: the question, then each step with its tags."""
-        ids = list(self.tokenizer.encode(self.question(state.problem), add_special_tokens=False))
+        ids = list(encode_question(self.tokenizer, self.question(state.problem)))
         for step in state.steps:
             ids += step.ids
         return tuple(ids)

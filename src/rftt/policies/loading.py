@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from rftt.policies.adapters import ADAPTER, load_adapter, load_base
+from rftt.policies.chat import SYSTEM, boxed_openings, chat_prompts, chat_question, plain_question
 from rftt.policies.functional import FunctionalPolicy
 from rftt.policies.prompted import PromptedPolicy
 from rftt.problems.problem import Problem, question_line
@@ -20,13 +20,11 @@ from rftt.samplers.plain import PlainSampler
 from rftt.samplers.sampler import Sampler
 from rftt.samplers.transformers.sampler import TransformersSampler
 from rftt.samplers.vllm.sampler import VLLMSampler
-from rftt.tokens.embeddings import resize_token_embeddings
+from rftt.tokens.embeddings import check_token_embeddings
 from rftt.tokens.functional import FunctionalTokens
 from rftt.tokens.grammar import Grammar
 
 _LOG: Final = logging.getLogger(__name__)
-
-_ADAPTER: Final = "adapter_config.json"
 
 Backend = Literal["transformers", "vllm", "server"]
 """What produces the tokens: a sampler of this process, vLLM's engine, or a server elsewhere."""
@@ -40,7 +38,9 @@ def load_policy(
     prompted: bool = False,
     functions: Collection[str] | None = None,
     prompts: Mapping[str, str] | None = None,
-    question: Callable[[Problem], str] = question_line,
+    openings: Mapping[str, str] | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+    question: Callable[[Problem], str] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     **sampling: Any,
@@ -57,23 +57,40 @@ def load_policy(
         grammar: the functions, and which may follow which; default the paper's.
         prompted: ask for each step with a prompt, which any model can be, instead of by functional
             tokens, which a model must have been taught.
-        functions, prompts: as in :class:`PromptedPolicy`; only with ``prompted``.
-        question: the text with which a problem opens the context.
+        functions, prompts, openings: as in :class:`PromptedPolicy`; only with ``prompted``. A tokenizer
+            with a chat template gets those of :mod:`rftt.policies.chat` by default, whose answers are in
+            the box that verifiers look for.
+        examples: questions and their worked solutions, which come before each problem; only with
+            ``prompted``. :func:`rftt.policies.chat.solution_text` writes one as the policy's steps.
+        question: the text with which a problem opens the context. Default of a prompted policy with a
+            chat template: the system text of :mod:`rftt.policies.chat`, the examples and the problem as
+            turns. Default of others: the examples, and the problem's question on a line.
         dtype: of the weights; a server has its own.
         device: where to put them, only with transformers; default a GPU if there is one.
         **sampling: as in the sampler: ``temperature``, ``top_p``, ``batch_size`` ... A server needs
             ``url`` and ``tokenizer``, a folder or name to load the model's tokenizer from.
 
     Raises:
-        FileNotFoundError: if a folder holds no model.
+        FileNotFoundError: if a folder holds no model, or the base of an adapter is not found.
         ImportError: if the backend is not installed.
-        ValueError: if the functional tokens are missing, saying how to add them.
+        ValueError: if the functional tokens are missing, saying how to add them, or the model or the
+            adapter holds nothing for them.
     """
     grammar = grammar or Grammar.default()
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}")
-    if not prompted and (functions is not None or prompts is not None):
-        raise ValueError("functions and prompts are those of a prompted policy: pass prompted=True")
+    asked = {
+        "functions": functions,
+        "prompts": prompts,
+        "openings": openings,
+        "examples": examples or None,
+    }
+    if not prompted and (given := [name for name, value in asked.items() if value is not None]):
+        raise ValueError(
+            f"{', '.join(given)}: only a prompted policy takes that; pass prompted=True to ask in words"
+        )
+    if examples and question is not None:
+        raise ValueError("examples and question: a question of your own writes the examples itself")
     if backend != "transformers" and device is not None:
         raise ValueError(f"device is for the backend transformers: {backend} chooses its own")
     tokens = None
@@ -89,16 +106,25 @@ def load_policy(
         model, tokenizer = _model_source(path_or_name, backend, dtype)
         if not prompted:
             tokens = _find_tokens(path_or_name, tokenizer, grammar)
+            if isinstance(model, PreTrainedModel):
+                check_token_embeddings(model, tokens)
         if backend == "vllm":
             sampler = VLLMSampler(model, tokenizer, dtype=dtype, **sampling)
         else:
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             sampler = _transformers_sampler(model.to(device), tokenizer, **sampling)
     if tokens is not None:
-        return FunctionalPolicy(sampler, tokenizer, tokens, question=question)
+        return FunctionalPolicy(sampler, tokenizer, tokens, question=question or question_line)
+    if tokenizer.chat_template is None:
+        question = question or plain_question(examples)
+    else:
+        prompts = chat_prompts(grammar) | dict(prompts or {})
+        openings = boxed_openings(grammar) if openings is None else openings
+        question = question or chat_question(tokenizer, system=SYSTEM, examples=examples)
     return PromptedPolicy(
-        sampler, tokenizer, grammar, functions=functions, prompts=prompts, question=question
-    )
+        sampler, tokenizer, grammar,
+        functions=functions, prompts=prompts, openings=openings, question=question,
+    )  # fmt: skip
 
 
 def _transformers_sampler(
@@ -135,7 +161,7 @@ def _model_source(
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return what the sampler is made from: a model, or where vLLM finds one that needs no merging."""
     folder = Path(path_or_name)
-    if backend == "vllm" and not (folder / _ADAPTER).is_file():
+    if backend == "vllm" and not (folder / ADAPTER).is_file():
         _check(folder)
         return path_or_name, AutoTokenizer.from_pretrained(path_or_name)
     return load_model(path_or_name, dtype=dtype)
@@ -159,23 +185,14 @@ def load_model(
     """Load a causal language model and its tokenizer, with an adapter merged in if it is one.
 
     Raises:
-        FileNotFoundError: naming the folder, if it is missing or holds no model.
+        FileNotFoundError: naming the folder, if it is missing or holds no model; or an adapter's base.
+        ValueError: if an adapter brings tokens for which neither it nor its base holds embeddings.
     """
     folder = Path(path_or_name)
-    if (folder / _ADAPTER).is_file():
-        return _load_adapter(folder, dtype)
+    if (folder / ADAPTER).is_file():
+        return load_adapter(folder, dtype)
     _check(folder)
-    model = AutoModelForCausalLM.from_pretrained(path_or_name, dtype=dtype)
-    return model.eval(), AutoTokenizer.from_pretrained(path_or_name)
-
-
-def _load_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    model, _ = load_model(base, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    # Rows for the functional tokens; the adapter holds what is in them.
-    resize_token_embeddings(model, tokenizer)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), tokenizer
+    return load_base(path_or_name, dtype), AutoTokenizer.from_pretrained(path_or_name)
 
 
 def _check(folder: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import GenerationRequest, State, Step
-from rftt.policies.sampled import SampledPolicy, StepGenerator, probe
+from rftt.policies.sampled import ContextLengthError, SampledPolicy, StepGenerator, probe
 from rftt.problems.problem import BOXED, Problem, question_line
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import stop_automaton
+from rftt.tokens.control import control_ids, encode_question
 from rftt.tokens.grammar import Grammar
 
 
@@ -23,7 +24,12 @@ class PromptedPolicy(SampledPolicy):
 
     A solution ends with a step of a terminal function, or with one that holds a boxed answer where a
     terminal function may follow. The context of a step is the ids of the question, of earlier prompts
-    and of earlier bodies exactly as they were sampled; prompts are not kept in the steps.
+    and of earlier bodies as they were sampled; an end of text, after which a model expects another turn,
+    is there the text of ``stop``. Prompts are not kept in the steps.
+
+    No body is empty: an id that only ends a body (a new line, an end of text) has probability 0 until
+    something else than white space was drawn. Special tokens, such as those that open a turn of a chat,
+    are never drawn.
 
     The prior is uniform over the legal functions that this policy may use: a model that does not
     know the functions has no opinion on them.
@@ -35,8 +41,11 @@ class PromptedPolicy(SampledPolicy):
         functions: the functions to use; default all. A search for warm-up data uses the first five
             of the paper.
         prompts: the text that asks for a function's step; default its description and a colon.
+        openings: text that opens the body of a function's steps, as forced ids, such as ``\\boxed{`` for
+            one that states an answer. A request's own prefix takes its place.
         question: the text with which a problem opens the context; default its question and a new line.
-        stop: text that ends a body; every id whose text contains it ends the sample.
+        stop: text that ends a body; every id whose text contains it ends the sample, and so do the ends
+            of text of the tokenizer and of the model's generation config.
 
     Raises:
         ValueError: if a function is not in the grammar, or no id of the tokenizer contains ``stop``.
@@ -50,6 +59,7 @@ class PromptedPolicy(SampledPolicy):
         *,
         functions: Collection[str] | None = None,
         prompts: Mapping[str, str] | None = None,
+        openings: Mapping[str, str] | None = None,
         question: Callable[[Problem], str] = question_line,
         stop: str = "\n",
     ) -> None:
@@ -60,20 +70,32 @@ class PromptedPolicy(SampledPolicy):
         self.functions = frozenset(grammar.functions if functions is None else functions)
         described = {name: f"{function.description}:" for name, function in grammar.functions.items()}
         self.prompts: dict[str, str] = described | dict(prompts or {})
-        for name, given in [("functions", self.functions), ("prompts", self.prompts)]:
-            if unknown := set(given) - set(grammar.functions):
+        self.openings = dict(openings or {})
+        for name in ("functions", "prompts", "openings"):
+            if unknown := set(getattr(self, name)) - set(grammar.functions):
                 raise ValueError(f"{name}: {sorted(unknown)} are not in the grammar")
         # A question, perhaps with many examples, comes again at each of its steps.
         self._encode = lru_cache(maxsize=4096)(
             lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
         )
-        stops = [i for i in range(sampler.tokenizer_size) if stop in tokenizer.decode([i])]
+        self._encode_question = lru_cache(maxsize=4096)(partial(encode_question, tokenizer))
+        texts = [str(tokenizer.decode([i])) for i in range(sampler.tokenizer_size)]
+        stops = {i for i, text in enumerate(texts) if stop in text}
         if not stops:
             raise ValueError(f"stop: no id of the tokenizer contains {stop!r}")
-        ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        self._stop_ids = frozenset([*stops, *ends])
+        ends = set(sampler.end_ids)
+        if tokenizer.eos_token_id is not None:
+            ends.add(tokenizer.eos_token_id)
+        self._stop_ids = frozenset(stops | ends)
+        self._ends = ends - stops
+        self._blank_ids = ends.union(i for i, text in enumerate(texts) if not text.strip())
+        self._stop = self._encode(stop)
         self.automaton = stop_automaton(
-            self._stop_ids, tokenizer_size=sampler.tokenizer_size, vocab_size=sampler.vocab_size
+            self._stop_ids,
+            tokenizer_size=sampler.tokenizer_size,
+            vocab_size=sampler.vocab_size,
+            blank_ids=self._blank_ids,
+            banned=control_ids(tokenizer) - self._stop_ids,
         )
 
     def __fingerprint__(self) -> Mapping[str, Any]:
@@ -82,6 +104,7 @@ class PromptedPolicy(SampledPolicy):
             "grammar": self.grammar,
             "functions": self.functions,
             "prompts": self.prompts,
+            "openings": self.openings,
             "question": probe(self.question),
             "stop_ids": self._stop_ids,
         }
@@ -99,6 +122,7 @@ class PromptedPolicy(SampledPolicy):
 
     def steps(self, request: GenerationRequest) -> StepGenerator:
         rng = Random(request.seed)
+        problem = request.state.problem
         context = self.context(request.state)
         completion: list[Step] = []
         left = request.max_tokens
@@ -109,11 +133,12 @@ class PromptedPolicy(SampledPolicy):
             or left < 1
         ):
             function = self._function(request, completion, rng)
-            prefix = () if completion else request.prefix
-            step = yield from self._step(context, function, rng.getrandbits(63), left, prefix)
+            prefix = (() if completion else request.prefix) or self._opening(function)
+            seed = rng.getrandbits(63)
+            step = yield from self._step(problem, context, function, seed, left, prefix)
             completion.append(step)
             left -= sum(step.action_mask)
-            context += self._encode(self.prompts[function]) + step.ids
+            context += self._told(step)
         return completion
 
     def ask(
@@ -130,22 +155,30 @@ class PromptedPolicy(SampledPolicy):
 
         def only(state: State, hint: str, seed: int) -> StepGenerator:
             context = self.context(state) + self._encode(hint)
-            return [(yield from self._step(context, function, seed, max_tokens, ()))]
+            prefix = self._opening(function)
+            step = yield from self._step(state.problem, context, function, seed, max_tokens, prefix)
+            return [step]
 
         completions = self.run_steps([*map(only, states, hints, seeds)])
         return [step for (step,) in completions]
 
     def body(self, step: Step) -> tuple[int, ...]:
         """Return a step's ids without the id that stopped it."""
-        return step.ids[:-1] if step.ids[-1] in self._stop_ids else step.ids
+        return step.ids[:-1] if set(step.ids[-1:]) & self._stop_ids else step.ids
 
     def context(self, state: State) -> tuple[int, ...]:
         """Return the ids that a step follows: the question, then each prompt and the body it got."""
-        ids = list(self._encode(self.question(state.problem)))
+        ids = list(self._encode_question(self.question(state.problem)))
         for step in state.steps:
-            ids += self._encode(self.prompts[step.function])
-            ids += step.ids
+            ids += self._told(step)
         return tuple(ids)
+
+    def _told(self, step: Step) -> tuple[int, ...]:
+        """Return what later steps see of a step: the prompt, and the body with what ends it."""
+        ids = step.ids
+        if set(ids[-1:]) & self._ends:
+            ids = ids[:-1] + self._stop
+        return self._encode(self.prompts[step.function]) + ids
 
     def _function(self, request: GenerationRequest, completion: Sequence[Step], rng: Random) -> str:
         if not completion and request.function is not None:
@@ -159,8 +192,12 @@ class PromptedPolicy(SampledPolicy):
             )
         return rng.choice(legal)
 
+    def _opening(self, function: str) -> tuple[int, ...]:
+        return self._encode(self.openings.get(function, ""))
+
     def _step(
         self,
+        problem: Problem,
         context: tuple[int, ...],
         function: str,
         seed: int,
@@ -169,10 +206,17 @@ class PromptedPolicy(SampledPolicy):
     ) -> Generator[SampleRequest, Sample, Step]:
         prompt = context + self._encode(self.prompts[function]) + prefix
         state = self.automaton.between[None]
-        sample = yield SampleRequest(prompt, seed, state, max_tokens)
+        following = self.automaton.body_following
+        if following is not None and not self._blank_ids.issuperset(prefix):
+            state = int(following[state])
+        try:
+            sample = yield SampleRequest(prompt, seed, state, max_tokens)
+        except ContextLengthError as error:
+            return self.overlong_step(problem, function, prefix, error)
         ids = prefix + sample.ids
-        truncated = ids[-1] not in self._stop_ids
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        # A limit may come before anything but white space.
+        truncated = ids[-1] not in self._stop_ids or not text
         may_end = any(self.grammar.is_terminal(name) for name in self.grammar.legal(function))
         return Step(
             function=function,

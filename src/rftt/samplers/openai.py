@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, Final
 
 import requests
+from attrs import evolve
 from transformers import PreTrainedTokenizerBase
 
+from rftt.samplers.completions import (
+    Reply,
+    completion_body,
+    read_max_length,
+    read_reply,
+    says_too_long,
+)
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
 from rftt.samplers.sampling import SamplingParams
+from rftt.samplers.stops import Stops
+from rftt.samplers.thread_stream import ThreadStream
 from rftt.tokens.automaton import TokenAutomaton
 
 _LOG: Final = logging.getLogger(__name__)
@@ -30,21 +42,37 @@ class ServerSampler(Sampler):
 
     A request that fails is tried again, with a line in the log: refused, dropped, too slow, an error of
     the server, or a reply that is not what it should be. An error that says that the request itself is
-    at fault (400 to 499, but not 408 and 429) is final. A search goes on from whatever was answered;
-    one with a ``directory`` even survives a server that stays away.
+    at fault (400 to 499, but not 408 and 429) is final, but for one that is too long for the model's
+    context: its sample is empty, which ends that request alone. A search goes on from whatever was
+    answered; one with a ``directory`` even survives a server that stays away.
 
     Token ids that a server gives back (vLLM does, llama.cpp's too) are taken as they are. For other
-    servers the text is encoded again, which may split it otherwise than it was sampled.
-    Log-probabilities are those that the server reports, ``nan`` where it reports none.
+    servers the text is encoded again, which may split it otherwise than it was sampled. A sample ends
+    before an id that no text may hold, such as one that opens a turn.
 
-    Streams have no memory in common, so a newer one does not end an older one.
+    All settings of sampling are sent, so that a server's own defaults do not count. Log-probabilities
+    are those that the server reports, NaN where it reports none. At another temperature than 1, or with
+    truncation, most servers report those of the model and not those of the distribution drawn from; they
+    are then NaN, too, with a warning, unless the server says otherwise (llama.cpp does) or
+    ``processed_log_probs`` is given. Greedy ones are 0.
+
+    Where no sample may be blank, one that is has its first id drawn again with ``logit_bias`` against
+    white space that ends it.
+
+    Streams have no memory in common, so a newer one does not end an older one. Chat models are asked
+    with the ids of their template: chat-completions endpoints take none.
 
     Args:
         url: up to and including the version: ``http://localhost:8000/v1``.
         model: the name that the server knows the model by.
         tokenizer: the model's.
-        temperature, top_p, min_p: as in :class:`~rftt.samplers.sampling.SamplingParams`; ``min_p`` is an
-            extension that not every server has.
+        temperature, top_p, min_p: as in :class:`~rftt.samplers.sampling.SamplingParams`.
+        max_length: the length of the model's context; default what the server says in ``/models``, as
+            vLLM and llama.cpp do.
+        processed_log_probs: whether the server reports log-probabilities of the distribution drawn
+            from, as vLLM does if it runs with ``--logprobs-mode processed_logprobs``.
+        fields: what is sent beside or in place of the usual fields; ``None`` leaves one out, for a
+            server that refuses what it does not know.
         key: sent as a bearer token.
         concurrency: most requests in flight.
         timeout: seconds that one try may take.
@@ -62,6 +90,9 @@ class ServerSampler(Sampler):
         temperature: float = 1.0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        max_length: int | None = None,
+        processed_log_probs: bool = False,
+        fields: Mapping[str, Any] | None = None,
         key: str | None = None,
         concurrency: int = 32,
         timeout: float = 120.0,
@@ -69,18 +100,24 @@ class ServerSampler(Sampler):
         pause: float = 0.5,
     ) -> None:
         if concurrency < 1 or retries < 0:
-            raise ValueError(
-                f"concurrency must be 1 or more and retries 0 or more, not {concurrency} and {retries}"
-            )
+            wrong = f"{concurrency} and {retries}"
+            raise ValueError(f"concurrency must be 1 or more and retries 0 or more, not {wrong}")
         self.url = url.rstrip("/")
         self.model = model
         self.tokenizer = tokenizer
         self.sampling_params = SamplingParams(temperature, top_p, min_p)
+        self.processed_log_probs = processed_log_probs
+        self.fields = dict(fields or {})
         self.concurrency = concurrency
         self.timeout = timeout
         self.retries = retries
         self.pause = pause
         self.tokenizer_size = self.vocab_size = len(tokenizer)
+        self.retried = 0
+        self._lock = threading.Lock()
+        self._max_length = max_length
+        self._asked_length = max_length is not None
+        self._warned = False
         self._session = requests.Session()
         self._session.mount(
             self.url, requests.adapters.HTTPAdapter(pool_maxsize=concurrency, pool_block=True)
@@ -89,10 +126,26 @@ class ServerSampler(Sampler):
             self._session.headers["Authorization"] = f"Bearer {key}"
 
     def __fingerprint__(self) -> Mapping[str, Any]:
-        return {"url": self.url, "model": self.model, "sampling_params": self.sampling_params}
+        found = {"url": self.url, "model": self.model, "sampling_params": self.sampling_params}
+        return found | ({"fields": self.fields} if self.fields else {})
+
+    @property
+    def max_length(self) -> int | None:  # type: ignore[override]
+        """Return the length of the model's context, as given or as the server says, if it does."""
+        if not self._asked_length:
+            try:
+                reply = self._session.get(f"{self.url}/models", timeout=min(self.timeout, 10.0))
+                self._max_length = read_max_length(reply.json(), self.model) if reply.ok else None
+            except requests.ConnectionError:
+                return None  # ask again
+            except (requests.RequestException, ValueError):
+                _LOG.info("%s does not say how long the context of its model is", self.url)
+            self._asked_length = True
+        return self._max_length
 
     def stream(self, automaton: TokenAutomaton) -> SampleStream:
-        return _ServerStream(self, self._stops(automaton))
+        stops = Stops.of(automaton, self.tokenizer)
+        return ThreadStream(partial(self.complete, stops=stops), self.concurrency)
 
     def next_log_probs(
         self, prompts: Sequence[tuple[int, ...]], states: Sequence[int], automaton: TokenAutomaton
@@ -100,32 +153,46 @@ class ServerSampler(Sampler):
         """Raise ``NotImplementedError``: a server does not report full distributions."""
         raise NotImplementedError("a server does not give full distributions: use a prompted policy")
 
-    def complete(self, request: SampleRequest, stops: Sequence[int]) -> Sample:
-        """Sample until any of ``stops``, of which the first is the text that all contain.
+    def complete(self, request: SampleRequest, stops: Stops) -> Sample:
+        """Sample until a stop.
 
         Raises:
             ConnectionError: naming the server and its last failure, once all tries are spent.
             RuntimeError: with the server's own words, if it finds the request at fault.
         """
-        body = {
-            "model": self.model,
-            "prompt": list(request.prompt),
-            "max_tokens": request.max_tokens,
-            "temperature": self.sampling_params.temperature,
-            "top_p": self.sampling_params.top_p,
-            "seed": request.seed % _SEEDS,
-            "stop": [self.tokenizer.decode([stops[0]])],
-            "logprobs": 1,
-            "return_token_ids": True,
-        } | ({"min_p": self.sampling_params.min_p} if self.sampling_params.min_p else {})
+        try:
+            sample = self._ask(request, stops)
+            if not stops.is_blank(sample, request.state):
+                return sample
+            bias = {"logit_bias": {str(i): -100 for i in stops.blank_stops}, "stop": None}
+            first = self._ask(evolve(request, max_tokens=1), stops, bias)
+            if request.max_tokens == 1 or stops.is_blank(first, request.state):
+                return first
+            prompt, left = request.prompt + first.ids, request.max_tokens - 1
+            rest = self._ask(evolve(request, prompt=prompt, max_tokens=left), stops)
+            return Sample(first.ids + rest.ids, first.log_probs + rest.log_probs)
+        except _TooLongError:
+            return Sample((), ())
+
+    def _ask(
+        self, request: SampleRequest, stops: Stops, fields: Mapping[str, Any] | None = None
+    ) -> Sample:
+        """Ask for one sample, several times if need be."""
+        seed = request.seed % _SEEDS
+        params = self.sampling_params
+        body = completion_body(self.model, request.prompt, request.max_tokens, seed, params)
+        body |= {"stop": [stops.text], **(fields or {}), **self.fields}
+        body = {name: value for name, value in body.items() if value is not None}
         tries = self.retries + 1
         for tried in range(1, tries + 1):
             try:
-                return self._sample(self.post(body)["choices"][0], request.max_tokens, stops)
-            except (requests.RequestException, ValueError, KeyError, TypeError, IndexError) as error:
+                return self._sample(read_reply(self.post(body)), request.max_tokens, stops)
+            except (requests.RequestException, ValueError, KeyError, TypeError) as error:
                 failure = error
             if tried < tries:
                 seconds = min(60.0, self.pause * 2 ** (tried - 1)) * random.uniform(0.5, 1.0)
+                with self._lock:
+                    self.retried += 1
                 _LOG.warning(
                     "%s: try %d of %d failed with %r; next in %.1f s",
                     self.url, tried, tries, failure, seconds,
@@ -144,60 +211,40 @@ class ServerSampler(Sampler):
             RuntimeError: with the server's own words, if it finds the request at fault.
         """
         reply = self._session.post(f"{self.url}/completions", json=body, timeout=self.timeout)
-        if 400 <= reply.status_code < 500 and reply.status_code not in _TEMPORARY:
+        if not reply.ok:
             words = reply.text.strip()[:500]
-            raise RuntimeError(f"{self.url} refused a request with error {reply.status_code}: {words}")
+            if says_too_long(reply.status_code, words):
+                raise _TooLongError(words)
+            if reply.status_code < 500 and reply.status_code not in _TEMPORARY:
+                error = f"error {reply.status_code}: {words}"
+                raise RuntimeError(f"{self.url} refused a request with {error}")
         reply.raise_for_status()
         return reply.json()
 
-    def _sample(self, choice: Mapping[str, Any], max_tokens: int, stops: Sequence[int]) -> Sample:
-        ids = choice.get("token_ids")
+    def _sample(self, reply: Reply, max_tokens: int, stops: Stops) -> Sample:
+        ids = reply.ids
         if ids is None:
-            ids = self.tokenizer.encode(choice["text"], add_special_tokens=False)
-        ids = [int(i) for i in ids][:max_tokens]
-        reported = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        log_probs = [float("nan") if p is None else float(p) for p in reported][: len(ids)]
-        log_probs += [float("nan")] * (len(ids) - len(log_probs))
-        stopped = choice["finish_reason"] == "stop"
-        if stopped and len(ids) < max_tokens and not set(ids[-1:]) & set(stops):
-            # Some servers leave out what they stopped at.
-            ids.append(stops[0])
-            log_probs.append(float("nan"))
-        if not ids:
-            raise ValueError("the reply is empty")
-        return Sample(tuple(ids), tuple(log_probs))
+            ids = tuple(self.tokenizer.encode(reply.text, add_special_tokens=False))
+        return stops.cut(ids, self._log_probs(reply), stopped=reply.stopped, max_tokens=max_tokens)
 
-    def _stops(self, automaton: TokenAutomaton) -> list[int]:
-        """Return the stopping ids, that of the shortest text first."""
-        if automaton.within:
-            raise ValueError(
-                "a server cannot keep to a grammar of functional tokens: use a prompted policy, or a "
-                "sampler that runs the model itself"
-            )
-        special = set(self.tokenizer.all_special_ids)
-        return sorted(
-            automaton.specials(automaton.between[None]),
-            key=lambda i: (i in special, len(self.tokenizer.decode([i])), i),
-        )
+    def _log_probs(self, reply: Reply) -> list[float]:
+        """Return log-probabilities under the distribution drawn from; NaN where they are others."""
+        params = self.sampling_params
+        if params.temperature == 0:
+            return [0.0] * len(reply.log_probs)
+        is_plain = params.has_full_support and params.temperature == 1
+        if is_plain or reply.processed or self.processed_log_probs:
+            return list(reply.log_probs)
+        if not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "%s reports log-probabilities of the model, not of the distribution drawn from with "
+                "temperature %g, top_p %g and min_p %g; they are NaN in the steps. Run vLLM with "
+                "--logprobs-mode processed_logprobs and pass processed_log_probs=True, or sample at "
+                "temperature 1", self.url, params.temperature, params.top_p, params.min_p,
+            )  # fmt: skip
+        return [math.nan] * len(reply.log_probs)
 
 
-class _ServerStream(SampleStream):
-    """Requests in flight, each in a thread that waits for the server."""
-
-    def __init__(self, sampler: ServerSampler, stops: Sequence[int]) -> None:
-        self._sampler, self._stops = sampler, stops
-        self._threads = ThreadPoolExecutor(sampler.concurrency)
-        self._keys: dict[Future[Sample], int] = {}
-
-    def add(self, key: int, request: SampleRequest) -> None:
-        self._keys[self._threads.submit(self._sampler.complete, request, self._stops)] = key
-
-    def collect(self) -> list[tuple[int, Sample]]:
-        if not self._keys:
-            return []
-        try:
-            done, _ = wait(self._keys, return_when=FIRST_COMPLETED)
-            return [(self._keys.pop(future), future.result()) for future in done]
-        except BaseException:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            raise
+class _TooLongError(Exception):
+    """A request that is longer than the model's context."""

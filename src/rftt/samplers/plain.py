@@ -17,10 +17,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.samplers.model_state import evaluating, fingerprint_parts
+from rftt.samplers.model_state import (
+    check_log_probs,
+    context_length,
+    end_ids,
+    evaluating,
+    fingerprint_parts,
+    non_finite,
+)
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
-from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
+from rftt.samplers.sampling import NonFiniteError, SamplingParams, draw, log_probabilities
 from rftt.tokens.automaton import END, TokenAutomaton
 
 if TYPE_CHECKING:
@@ -65,6 +72,8 @@ class PlainSampler(Sampler):
         self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
         self.sampling_params = SamplingParams(temperature, top_p, min_p)
         self.tokenizer_size = len(tokenizer)
+        self.max_length = context_length(self.model)
+        self.end_ids = end_ids(self.model)
         self.batch_size = batch_size
 
     @property
@@ -89,7 +98,10 @@ class PlainSampler(Sampler):
         while running:
             logits = self._logits(ids, known, cache)
             noise = torch.from_numpy(uniform(seeds, np.full_like(seeds, position))).to(ids.device)
-            chosen = draw(logits, mask(states.to(ids.device)), self.sampling_params, noise, rows)
+            try:
+                chosen = draw(logits, mask(states.to(ids.device)), self.sampling_params, noise, rows)
+            except NonFiniteError as error:
+                raise non_finite(self.model, [(requests[i], position) for i in error.draws]) from error
             new, log_probs = (t.cpu() for t in chosen)
             states, closes = automaton.next_states(states, new), automaton.closes(new)
             for row in running:
@@ -117,6 +129,7 @@ class PlainSampler(Sampler):
             for row, state in zip(rows, states[part], strict=True):
                 special = automaton.specials(state)
                 found.append(dict(zip(special, row[special].tolist(), strict=True)))
+        check_log_probs(self.model, prompts, found)
         return found
 
     def __fingerprint__(self) -> Mapping[str, Any]:

@@ -45,7 +45,12 @@ class SampleRequest:
 
 @frozen
 class Sample:
-    """Sampled ids, and the log-probability of each under the distribution it was drawn from."""
+    """Sampled ids, and the log-probability of each under the distribution it was drawn from.
+
+    Attributes:
+        ids: the ids; none if the prompt leaves no room in the model's context.
+        log_probs: one an id; NaN where a server does not report it.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -76,11 +81,16 @@ class Sampler(ABC):
         sampling_params: what is made of the model's logits before an id is drawn.
         tokenizer_size: number of ids that the tokenizer knows.
         vocab_size: number of rows in the model's output, at least ``tokenizer_size``.
+        max_length: most ids of a prompt and its sample, the length of the model's context; ``None`` if
+            that is not known.
+        end_ids: ids with which the model ends a text or a turn, beside those that the tokenizer names.
     """
 
     sampling_params: SamplingParams
     tokenizer_size: int
     vocab_size: int
+    max_length: int | None = None
+    end_ids: frozenset[int] = frozenset()
 
     @abstractmethod
     def stream(self, automaton: TokenAutomaton) -> SampleStream:

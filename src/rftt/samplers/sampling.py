@@ -15,6 +15,18 @@ _CHUNK: Final = 1 << 19
 """Most logits that are computed at a time."""
 
 
+class NonFiniteError(ValueError):
+    """Logits from which nothing can be drawn: NaN or plus infinity, or none that is allowed and finite.
+
+    Attributes:
+        draws: the numbers of the draws at fault.
+    """
+
+    def __init__(self, draws: list[int]) -> None:
+        super().__init__(f"the logits of draws {draws[:5]} are not finite")
+        self.draws = draws
+
+
 @frozen
 class SamplingParams:
     """What is made of a model's logits before an id is drawn.
@@ -102,6 +114,9 @@ def draw(
 
     Arguments as in :func:`probabilities` and :func:`inverse_cumulative`, but that logits in single
     precision may be overwritten.
+
+    Raises:
+        NonFiniteError: if the logits of a draw's row are not finite where ids are allowed.
     """
     # To get fresh memory from the system takes about as long as a draw. Where torch's softmax writes
     # must be contiguous (pytorch issue 75923).
@@ -128,6 +143,9 @@ def inverse_cumulative(
         probs: probabilities of ids.
         rows: the row of each draw.
         noise: for each draw, a number in [0, 1).
+
+    Raises:
+        NonFiniteError: if the probabilities of a draw's row are NaN.
     """
     size = probs.shape[1]
     width = _block_width(size)
@@ -139,6 +157,9 @@ def inverse_cumulative(
     # share of it (Higham 2002, section 4.2); so are the sum up to an id and that of all.
     slack = width * 2.0**-23
     mass = blocks.sum(2).double()
+    # A search in weights of which one is NaN ends outside of them.
+    if (nan := mass.isnan().any(1)[rows]).any():
+        raise NonFiniteError(nan.nonzero()[:, 0].tolist())
     marks = torch.cat([noise * (1 - slack), noise * (1 + slack)], 1)
     ids, above = _find(blocks, mass, rows, marks).unbind(1)
     unsure = (ids != above).nonzero()[:, 0]

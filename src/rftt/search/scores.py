@@ -13,9 +13,33 @@ NodeScore = Callable[[SearchTree, int], float]
 """``score(tree, node)``; larger is better, minus infinity where there is none, never NaN."""
 
 
+def known_log_probs(tree: SearchTree, node: int) -> list[float]:
+    """Return the log-probabilities of the ids of a node's step, without that of a stop at its end that a
+    server left out.
+
+    Raises:
+        ValueError: naming problem and node, if another is NaN.
+    """
+    step = tree.step[node]
+    known = [] if step is None else [*step.log_probs]
+    if step is not None and len(known) > 1 and math.isnan(known[-1]) and not step.truncated:
+        known.pop()
+    if any(map(math.isnan, known)):
+        raise ValueError(
+            f"problem {tree.problem.id!r}, node {node}: log-probabilities are NaN, because the server "
+            "does not report those of the distribution drawn from; see ServerSampler, or take a "
+            "strategy that needs none"
+        )
+    return known
+
+
 def mean_log_prob(tree: SearchTree, node: int) -> float:
-    """Return the mean log-probability of the ids on the path to a node, 0 at the question."""
-    log_probs = [p for step in tree.state(node).steps for p in step.log_probs]
+    """Return the mean log-probability of the ids on the path to a node, 0 at the question.
+
+    Raises:
+        ValueError: if one is NaN; see :func:`known_log_probs`.
+    """
+    log_probs = [p for on_path in tree.path(node) for p in known_log_probs(tree, on_path)]
     return sum(log_probs) / len(log_probs) if log_probs else 0.0
 
 

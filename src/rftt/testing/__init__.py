@@ -2,7 +2,7 @@
 
 The public names are listed in ``__init__.pyi`` and imported when they are first used, because those
 that make things up, and ``check_searcher``, need hypothesis: ``pip install 'rftt[contract]'``. A finite
-problem, ``check_learner`` and ``check_verifier`` do without.
+problem, ``check_learner``, ``check_policy`` and ``check_verifier`` do without.
 """
 
 import lazy_loader

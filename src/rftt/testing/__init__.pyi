@@ -16,9 +16,14 @@ from .learner.direction import early_ends as early_ends
 from .learner.direction import measure_direction as measure_direction
 from .learner.direction import two_steps as two_steps
 from .learner.promises import LEARNER_PROMISES as LEARNER_PROMISES
+from .policy.check import PolicyReport as PolicyReport
+from .policy.check import check_policy as check_policy
+from .policy.promises import POLICY_PROMISES as POLICY_PROMISES
+from .promises import BrokenPromises as BrokenPromises
 from .promises import ContractViolation as ContractViolation
+from .searcher.cases.replies import trees as trees
 from .searcher.check import check_searcher as check_searcher
+from .searcher.check import searcher_checks as searcher_checks
 from .searcher.promises import PROMISES as PROMISES
-from .searcher.replies import trees as trees
 from .verifier.check import check_verifier as check_verifier
 from .verifier.promises import VERIFIER_PROMISES as VERIFIER_PROMISES

@@ -2,13 +2,14 @@
 
 Sampling and learning use the same automaton, so that a log-probability means the same in both. Ids are
 of two kinds. *Special ids* (openers and closers, or stops) are few; each has a column in small tables of
-allowed ids and next states. *Body ids* are all others; a state allows all of them or none, and they
-never change the state. So memory grows with states x special ids, not with states x vocabulary.
+allowed ids and next states. *Body ids* are all others; a state allows all of them or none, and all lead
+to the same state. So memory grows with states x special ids, not with states x vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Final
 
 import torch
 from attrs import evolve, frozen
@@ -20,6 +21,10 @@ from rftt.tokens.functional import FunctionalTokens
 END = 0
 """State after which nothing is sampled. It allows every id but the banned ones, so that no row of a mask
 is empty, and leads to itself."""
+
+_TABLES: Final = (
+    "body_ids", "special_ids", "in_body", "allowed", "following", "closing", "body_following",
+)  # fmt: skip
 
 
 @frozen(eq=False)
@@ -36,6 +41,8 @@ class TokenAutomaton:
         between: the state after a step of a function and before the next one; the key ``None`` stands
             for the question.
         within: the state inside a step of a function; empty if steps are not marked by ids.
+        body_following: for each state, the next state after a body id; ``None`` if body ids never change
+            the state.
     """
 
     body_ids: Bool[Tensor, " size"]
@@ -46,6 +53,7 @@ class TokenAutomaton:
     closing: Bool[Tensor, " special"]
     between: dict[str | None, int]
     within: dict[str, int]
+    body_following: Int64[Tensor, " states"] | None = None
 
     @property
     def size(self) -> int:
@@ -60,8 +68,12 @@ class TokenAutomaton:
 
     def to(self, device: torch.device) -> TokenAutomaton:
         """Return the automaton with its tables on a device."""
-        names = ("body_ids", "special_ids", "in_body", "allowed", "following", "closing")
-        return evolve(self, **{name: getattr(self, name).to(device) for name in names})
+        moved: dict[str, Any] = {name: table.to(device) for name, table in self.tables().items()}
+        return evolve(self, **moved)
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the tables by name, those that there are."""
+        return {name: getattr(self, name) for name in _TABLES if getattr(self, name) is not None}
 
     def mask(self, states: Int64[Tensor, " rows"]) -> Bool[Tensor, "rows size"]:
         """Return, for each state, which ids are allowed. States are on the automaton's device."""
@@ -76,7 +88,8 @@ class TokenAutomaton:
         if not len(self.special_ids):
             return states
         column, is_special = self._columns(ids)
-        return torch.where(is_special, self.following[states, column], states)
+        other = states if self.body_following is None else self.body_following[states]
+        return torch.where(is_special, self.following[states, column], other)
 
     def closes(self, ids: Int64[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Return, for each id, whether it ends a step."""
@@ -100,25 +113,55 @@ class TokenAutomaton:
         return column, self.special_ids[column] == ids
 
 
-def stop_automaton(stop_ids: Collection[int], tokenizer_size: int, vocab_size: int) -> TokenAutomaton:
-    """Build an automaton of two states: any id may be sampled, and each of ``stop_ids`` ends the sample.
+def stop_automaton(
+    stop_ids: Collection[int],
+    tokenizer_size: int,
+    vocab_size: int,
+    *,
+    blank_ids: Collection[int] = (),
+    banned: Collection[int] = (),
+) -> TokenAutomaton:
+    """Build an automaton in which any id may be sampled, and each of ``stop_ids`` ends the sample.
+
+    With ``blank_ids``, a stop that is blank is allowed only once another id than a blank one was drawn,
+    so that no sample is empty. It then has a state more: 1 before that id, 2 after it.
 
     Args:
         stop_ids: ids that end a sample.
         tokenizer_size: number of ids the tokenizer knows; rows of the model beyond it are never sampled.
         vocab_size: number of rows in the model's output.
+        blank_ids: ids of which a sample must not consist alone, such as white space and ends of text.
+        banned: ids that are never sampled, such as those of other turns of a chat.
+
+    Raises:
+        ValueError: if an id is both a stop and banned.
     """
-    special_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.int64)
-    shape = (2, len(special_ids))
+    if both := set(stop_ids).intersection(banned):
+        raise ValueError(f"id {min(both)} is both a stop and banned")
+    # A tokenizer may have ids that its model has no row for.
+    stops = {i for i in stop_ids if i < vocab_size}
+    blank = {i for i in blank_ids if i < vocab_size}.difference(banned)
+    special_ids = torch.tensor(sorted(blank | stops), dtype=torch.int64)
+    is_stop = torch.tensor([i in stops for i in special_ids.tolist()], dtype=torch.bool)
+    is_blank = torch.tensor([i in blank for i in special_ids.tolist()], dtype=torch.bool)
+    states = 3 if blank else 2
+    allowed = (special_ids < tokenizer_size).expand(states, -1).clone()
+    own = torch.arange(states)[:, None]
+    following = torch.where(is_stop, END, own).expand(states, -1).clone()
+    body_following = None
+    if blank:
+        allowed[1] &= ~(is_stop & is_blank)
+        body_following = torch.tensor([END, 2, 2])
     return TokenAutomaton(
-        body_ids=_body_ids(special_ids, (), tokenizer_size, vocab_size),
+        body_ids=_body_ids(special_ids, banned, tokenizer_size, vocab_size),
         special_ids=special_ids,
-        in_body=torch.ones(2, dtype=torch.bool),
-        allowed=(special_ids < tokenizer_size).expand(shape).clone(),
-        following=torch.full(shape, END),
-        closing=torch.ones(shape[1], dtype=torch.bool),
+        in_body=torch.ones(states, dtype=torch.bool),
+        allowed=allowed,
+        following=following,
+        closing=is_stop,
         between={None: 1},
         within={},
+        body_following=body_following,
     )
 
 
@@ -133,7 +176,15 @@ def grammar_automaton(
         vocab_size: number of rows in the model's output.
         banned: further ids that are never sampled, such as padding or an end-of-text token: a
             solution ends by its terminal step.
+
+    Raises:
+        ValueError: if the model has no rows for the tokens.
     """
+    if max(tokens.ids) >= vocab_size:
+        raise ValueError(
+            f"the model has {vocab_size} rows, and a functional token has the id {max(tokens.ids)}: "
+            "call rftt.tokens.embeddings.initialize_token_embeddings(model, tokenizer, tokens) first"
+        )
     between: dict[str | None, int] = {None: 1}
     within: dict[str, int] = {}
     for place, name in enumerate(tokens.grammar.functions):
@@ -180,5 +231,5 @@ def _body_ids(
     body_ids = torch.zeros(vocab_size, dtype=torch.bool)
     body_ids[:tokenizer_size] = True
     body_ids[special_ids] = False
-    body_ids[list(banned)] = False
+    body_ids[[i for i in banned if i < vocab_size]] = False
     return body_ids

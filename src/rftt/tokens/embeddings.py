@@ -29,10 +29,12 @@ def initialize_token_embeddings(
         tokenizer: its tokenizer, which has the tokens.
         tokens: the functional tokens.
         separator: the text that ends a step in plain text.
+
+    Raises:
+        ValueError: if the tokenizer makes nothing of the separator or of a description.
     """
     resize_token_embeddings(model, tokenizer)
-    matrices = (model.get_input_embeddings(), model.get_output_embeddings())
-    for weight in {id(m): _weight(m) for m in matrices if m is not None}.values():
+    for weight in embedding_matrices(model):
         for token, embedding in _initial_embeddings(weight, tokenizer, tokens, separator).items():
             weight[token] = embedding
 
@@ -46,7 +48,7 @@ def token_embeddings_are_untrained(
 ) -> bool:
     """Return whether the input embeddings of all functional tokens are still those that
     :func:`initialize_token_embeddings` gives them."""
-    weight = _weight(model.get_input_embeddings()).detach()
+    weight = embedding_matrices(model)[0]
     initial = _initial_embeddings(weight, tokenizer, tokens, separator)
     return all(torch.allclose(weight[token], e, atol=1e-6) for token, e in initial.items())
 
@@ -57,14 +59,58 @@ def _initial_embeddings(
     tokens: FunctionalTokens,
     separator: str,
 ) -> dict[int, Float[Tensor, " hidden"]]:
-    end = weight[tokenizer.encode(separator, add_special_tokens=False)].mean(0)
+    end = weight[_encode(tokenizer, separator, "separator")].mean(0)
     embeddings = {}
     for function in tokens.grammar.functions.values():
-        words = tokenizer.encode(f"{function.description}:", add_special_tokens=False)
-        meaning = weight[words].mean(0)
+        text, what = f"{function.description}:", f"the description of {function.name!r}"
+        meaning = weight[_encode(tokenizer, text, what)].mean(0)
         embeddings[tokens.openers[function.name]] = meaning
         embeddings[tokens.closers[function.name]] = 0.9 * end + 0.1 * meaning
     return embeddings
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> list[int]:
+    """Encode a text of which embeddings are to be the mean: of no ids it would be NaN."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if not ids:
+        raise ValueError(
+            f"{what}: the tokenizer makes no ids of {text!r}, so there are no embeddings to start from; "
+            "give a text that it knows"
+        )
+    return ids
+
+
+def embedding_matrices(model: PreTrainedModel) -> list[Float[Tensor, "vocab hidden"]]:
+    """Return the input matrix and the output matrix of a model, one where they are tied. They share
+    memory with the model and take no gradients."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [_weight(module) for module in modules if module is not None]
+    return [weight.detach() for weight in {id(weight): weight for weight in weights}.values()]
+
+
+def check_token_embeddings(model: PreTrainedModel, tokens: FunctionalTokens) -> None:
+    """Raise ``ValueError`` if a model cannot have been taught the functional tokens: it has no
+    embeddings for them, or equal ones for two of them, as the spare ones of padded vocabularies are."""
+    remedy = (
+        "call rftt.tokens.embeddings.initialize_token_embeddings(model, tokenizer, tokens), tune the "
+        "model, and save model and tokenizer"
+    )
+    names = {i: f.opener for f in tokens.grammar.functions.values() for i in [tokens.openers[f.name]]}
+    names |= {i: f.closer for f in tokens.grammar.functions.values() for i in [tokens.closers[f.name]]}
+    for weight in embedding_matrices(model):
+        if missing := [name for i, name in names.items() if i >= len(weight)]:
+            raise ValueError(
+                f"the model has {len(weight)} embeddings, and so none for {', '.join(missing)}: {remedy}"
+            )
+        seen: dict[tuple[float, ...], str] = {}
+        for i, name in names.items():
+            row = tuple(weight[i].tolist())
+            if row in seen:
+                raise ValueError(
+                    f"the model has the same embedding for {seen[row]} and {name}, so it was not taught "
+                    f"them: {remedy}"
+                )
+            seen[row] = name
 
 
 def resize_token_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,7 +118,7 @@ def resize_token_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
     The matrices never shrink: models often have more embeddings than their tokenizer has ids.
     """
-    if _weight(model.get_input_embeddings()).shape[0] < len(tokenizer):
+    if min(map(len, embedding_matrices(model))) < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 

@@ -61,6 +61,13 @@ class FunctionalTokens:
         """
         vocabulary = tokenizer.get_vocab()
         missing = [tag for tag in _tags(grammar) if tag not in vocabulary]
+        if missing and len(missing) < len(_tags(grammar)):
+            # FunctionalTokens.add would refuse the tags that are there.
+            known = [tag for tag in _tags(grammar) if tag in vocabulary]
+            raise ValueError(
+                f"the tokenizer has no token for {', '.join(missing)}, but has {', '.join(known)}: pass "
+                "the grammar that it was made for, or rename the functions whose tags it has"
+            )
         if missing:
             raise ValueError(
                 f"the tokenizer has no token for {', '.join(missing)}: add them with "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from rftt.search.scores import known_log_probs
 from rftt.search.tree.tree import SearchTree
 
 
@@ -45,7 +46,7 @@ def distinct_paths(tree: SearchTree, ends: Sequence[int]) -> list[int]:
 
 def min_step_log_prob(tree: SearchTree, end: int) -> float:
     """Return the log-probability of the least likely step on the path to an end."""
-    return min(sum(step.log_probs) for step in tree.state(end).steps)
+    return min(sum(known_log_probs(tree, node)) for node in tree.path(end) if node)
 
 
 def first_wrong_step(tree: SearchTree, end: int) -> int | None:

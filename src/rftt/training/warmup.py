@@ -31,6 +31,7 @@ from rftt.interfaces import Step
 from rftt.policies.prompted import PromptedPolicy
 from rftt.problems.problem import BOXED, Problem, question_line
 from rftt.search.tree.tree import SearchTree
+from rftt.tokens.control import encode_question
 from rftt.tokens.functional import FunctionalTokens
 from rftt.training.annotated import AnnotatedSolution, UncheckedSolution
 from rftt.training.branches import distinct_paths, first_wrong_step, min_step_log_prob, path_ends
@@ -213,7 +214,7 @@ class WarmUp:
 
     def _row(self, solution: AnnotatedSolution) -> dict[str, Any]:
         tokenizer, problem = self.policy.tokenizer, solution.tree.problem
-        ids = list(tokenizer.encode(self.question(problem), add_special_tokens=False))
+        ids = list(encode_question(tokenizer, self.question(problem)))
         action_mask = [False] * len(ids)
         for step in solution.steps:
             ids += step.ids

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rftt.samplers.model_state import WeightsWatch, fingerprint_parts
+from rftt.samplers.model_state import (
+    WeightsWatch,
+    check_log_probs,
+    context_length,
+    end_ids,
+    fingerprint_parts,
+)
 from rftt.samplers.sampler import Sampler, SampleStream
 from rftt.samplers.sampling import SamplingParams
 from rftt.samplers.transformers.batch import ScoreRequest
@@ -67,6 +73,8 @@ class TransformersSampler(Sampler):
         self.batch_size = batch_size
         self.prefix_bytes = prefix_bytes
         self.tokenizer_size = len(tokenizer)
+        self.max_length = context_length(self.model)
+        self.end_ids = end_ids(self.model)
         self._prefilled = 0
         self._version: object = None
         self._runner = ModelRunner(self.model)
@@ -97,7 +105,9 @@ class TransformersSampler(Sampler):
         if scheduler is None or not scheduler.is_current:
             scheduler = self._open(automaton)
         scheduler.score(requests)
-        return [request.log_probs or {} for request in requests]
+        found = [request.log_probs or {} for request in requests]
+        check_log_probs(self.model, prompts, found)
+        return found
 
     def forget(self) -> None:
         """Clear the prefix cache and end the stream in flight, because the weights are others now."""

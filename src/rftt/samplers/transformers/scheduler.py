@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rftt.samplers.model_state import non_finite
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, SampleRequest, SampleStream
-from rftt.samplers.sampling import SamplingParams, draw, log_probabilities
+from rftt.samplers.sampling import NonFiniteError, SamplingParams, draw, log_probabilities
 from rftt.samplers.transformers.batch import (
     Entry,
     ScoreRequest,
@@ -248,7 +249,18 @@ class Scheduler(SampleStream):
         states[slots] = torch.tensor([groups[slot].state for slot in slots])
         mask = None if self._mask is None else self._mask(states.to(logits.device))
         sources = torch.from_numpy(rows).to(logits.device)
-        ids, log_probs = (t.cpu() for t in draw(logits, mask, self._params, noise, sources))
+        try:
+            ids, log_probs = (t.cpu() for t in draw(logits, mask, self._params, noise, sources))
+        except NonFiniteError as error:
+            # The pass is lost for all others, too, and slots may hold keys that are not finite.
+            self.end()
+            drawing = [
+                (request, len(groups[slot].ids))
+                for slot in slots
+                for *_, request in groups[slot].entries
+                if isinstance(request, SampleRequest)
+            ]
+            raise non_finite(self._runner.model, [drawing[i] for i in error.draws]) from error
         following = self._automaton.next_states(states[rows], ids).tolist()
         closes = self._automaton.closes(ids).tolist()
         drawn = zip(ids.tolist(), log_probs.tolist(), following, closes, strict=True)

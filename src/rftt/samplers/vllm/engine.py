@@ -19,9 +19,6 @@ from rftt.samplers.sampler import SampleRequest
 from rftt.samplers.sampling import SamplingParams
 from rftt.tokens.automaton import END, TokenAutomaton
 
-TABLES: Final = ("body_ids", "special_ids", "in_body", "allowed", "following", "closing")
-"""What the engine's processes are given of an automaton."""
-
 _RUNNER: Final = "VLLM_USE_V2_MODEL_RUNNER"
 
 
@@ -137,7 +134,7 @@ class Engine:
                 an id wherever it comes.
         """
         path = Path(self._folder.name) / f"automaton-{next(self._names)}.safetensors"
-        save_file({name: getattr(automaton, name).cpu().contiguous() for name in TABLES}, path)
+        save_file({name: table.cpu().contiguous() for name, table in automaton.tables().items()}, path)
         allowed, following = automaton.allowed.clone(), automaton.following
         allowed[END] = False
         ending = (allowed & (following == END)).any(0)

@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 from attrs import field, frozen, validators
 
 from rftt.search.answers.voting import Equivalence, answered, group_answers, same_text
-from rftt.search.scores import NodeScore
+from rftt.search.scores import NodeScore, known_log_probs
 from rftt.search.tree.tree import SearchTree
 
 
 def sampled_log_probs(tree: SearchTree, node: int) -> list[float]:
-    """Return the log-probability of each sampled token on the path to a node."""
-    return [
-        log_prob
-        for step in tree.state(node).steps
-        for log_prob, is_sampled in zip(step.log_probs, step.action_mask, strict=True)
-        if is_sampled
-    ]
+    """Return the log-probability of each sampled token on the path to a node.
+
+    Raises:
+        ValueError: if one is NaN; see :func:`~rftt.search.scores.known_log_probs`.
+    """
+    found: list[float] = []
+    for on_path in tree.path(node):
+        step = tree.step[on_path]
+        if step is not None:
+            known = known_log_probs(tree, on_path)
+            found += compress(known, step.action_mask)
+    return found
 
 
 def group_means(log_probs: Sequence[float], window: int) -> list[float]:

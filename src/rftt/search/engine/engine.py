@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rftt.interfaces import Policy, Verifier
 from rftt.problems.problem import Problem
+from rftt.search.answers.unanswered import warn_unanswered
 from rftt.search.budget import SearchConfig
 from rftt.search.engine.loop import OnCompletions, OnRound, SearchLoop
 from rftt.search.engine.run_directory import RunDirectory
@@ -93,6 +94,7 @@ def resume_search(
             loop.run()
     if loop.cut:
         _log.info("the budget cut %d completions short; they were not judged", loop.cut)
+    warn_unanswered(trees)
     return trees
 
 

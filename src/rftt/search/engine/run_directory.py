@@ -27,7 +27,7 @@ from rftt.interfaces import Policy, Step, Verdict, Verifier
 from rftt.search.budget import SearchConfig
 from rftt.search.engine.tree_round import TreeRound
 from rftt.search.searcher import Expansion, Searcher
-from rftt.search.tree.storage import verdict_from_json
+from rftt.search.tree.storage import step_from_json, step_to_json, verdict_from_json
 from rftt.search.tree.tree import SearchTree
 
 
@@ -212,7 +212,7 @@ class RunDirectory:
 
     def append(self, records: Sequence[TreeRecord]) -> None:
         """Add a settled round."""
-        data = [attrs.asdict(record) for record in records]
+        data = [_record_to_json(record) for record in records]
         line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         with self._rounds.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -226,6 +226,11 @@ def _digest(tree: SearchTree) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def _record_to_json(record: TreeRecord) -> dict[str, Any]:
+    completions = [[step_to_json(step) for step in steps] for steps in record.completions]
+    return {**attrs.asdict(attrs.evolve(record, completions=())), "completions": completions}
+
+
 def _record_from_json(data: Mapping[str, Any]) -> TreeRecord:
     return TreeRecord(
         problem=data["problem"],
@@ -233,7 +238,9 @@ def _record_from_json(data: Mapping[str, Any]) -> TreeRecord:
         asked=data["asked"],
         priors={int(node): prior for node, prior in data["priors"].items()},
         policy_calls=data["policy_calls"],
-        completions=tuple(tuple(Step(**step) for step in steps) for steps in data["completions"]),
+        completions=tuple(
+            tuple(step_from_json(step) for step in steps) for steps in data["completions"]
+        ),
         cut=tuple(data["cut"]),
         verdicts=tuple(verdict_from_json(verdict) for verdict in data["verdicts"]),
     )

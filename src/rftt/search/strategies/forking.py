@@ -12,6 +12,7 @@ from typing import Any, Final
 from attrs import field, frozen, validators
 
 from rftt.interfaces import Step
+from rftt.search.scores import known_log_probs
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
 from rftt.search.tree.tree import SearchTree
 
@@ -108,7 +109,7 @@ class UncertaintyForking(Searcher):
         end = step.body_start if holds_answer else len(step.ids)
         return [
             (log_prob, place)
-            for place, log_prob in enumerate(step.log_probs[:end])
+            for place, log_prob in enumerate(known_log_probs(tree, node)[:end])
             if step.action_mask[place] and log_prob <= most
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,7 @@ def tree_to_json(tree: SearchTree) -> dict[str, Any]:
         },
         "max_depth": tree.max_depth,
         "parent": tree.parent,
-        "step": [s and attrs.asdict(s) for s in tree.step],
+        "step": [s and step_to_json(s) for s in tree.step],
         "verdict": [v and attrs.asdict(v) for v in tree.verdict],
         "prior": tree.prior,
         **{name: getattr(tree, name) for name in (*_FIGURES, *_SCALARS)},
@@ -63,7 +64,7 @@ def tree_from_json(data: Mapping[str, Any]) -> SearchTree:
     for node, (parent, step) in enumerate(zip(parents[1:], data["step"][1:], strict=True), start=1):
         if not 0 <= parent < node:
             raise ValueError(f"node {node} has parent {parent}; a parent's number is smaller")
-        tree.attach(parent, Step(**step))
+        tree.attach(parent, step_from_json(step))
     for name in _FIGURES:
         setattr(tree, name, list(data[name]))
     tree.verdict = [v and verdict_from_json(v) for v in data["verdict"]]
@@ -71,6 +72,19 @@ def tree_from_json(data: Mapping[str, Any]) -> SearchTree:
     for name in _SCALARS:
         setattr(tree, name, data[name])
     return tree
+
+
+def step_to_json(step: Step) -> dict[str, Any]:
+    """Return a step as JSON-able data; a log-probability that is NaN, which no JSON can hold, is
+    ``None``."""
+    log_probs = [None if math.isnan(log_prob) else log_prob for log_prob in step.log_probs]
+    return {**attrs.asdict(step), "log_probs": log_probs}
+
+
+def step_from_json(data: Mapping[str, Any]) -> Step:
+    """Return the step that :func:`step_to_json` made the data of."""
+    log_probs = [math.nan if log_prob is None else log_prob for log_prob in data["log_probs"]]
+    return Step(**{**data, "log_probs": log_probs})
 
 
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:

@@ -69,6 +69,9 @@ class SpelledPolicy(FinitePolicy):
         return (self._tokens.openers[reply.function], *body, self._tokens.closers[reply.function])
 
     def _complete(self, request: GenerationRequest) -> list[Step]:
+        if request.function is not None:
+            # Refuses a prefix that would close the step or open another.
+            self._tokens.encode(request.function, request.prefix)
         return _cut(super()._complete(request), request.max_tokens)
 
     def _sample(

@@ -1,7 +1,5 @@
 """The contract of a search strategy: :func:`~rftt.testing.searcher.check.check_searcher`.
 
-Needs hypothesis: ``pip install 'rftt[contract]'``.
+``calls`` holds one strategy under watch, ``cases`` what hypothesis draws, ``searches`` whole searches of
+problems that are known. Needs hypothesis: ``pip install 'rftt[contract]'``.
 """
-
-# Says what to install if hypothesis is missing.
-import rftt.testing.finite.strategies  # noqa: F401

@@ -1,26 +1,33 @@
-"""One call that holds a search strategy to its promises."""
+"""One call that holds a search strategy to its promises, and one item for each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TypedDict, Unpack
+from unittest import SkipTest
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis import strategies as st
-from hypothesis.errors import Flaky
-from hypothesis.stateful import run_state_machine_as_test
+from attrs import define, frozen
 
-from rftt.search.budget import Budget
 from rftt.search.searcher import Searcher
-from rftt.testing.finite.problem import FiniteProblem
-from rftt.testing.finite.strategies import finite_problems
-from rftt.testing.searcher.endings import check_best_leaf, check_endings, ladder
-from rftt.testing.searcher.machine import AskTell, pristine
-from rftt.testing.searcher.promises import PROMISES, ContractViolation, StateBroken
-from rftt.testing.searcher.searches import Searches, budgets, check_seconds
-from rftt.testing.searcher.starvation import check_starvation
+from rftt.testing.promises import BrokenPromises
+from rftt.testing.searcher.bench import Bench
+from rftt.testing.searcher.calls.time_limit import TimeLimit
+from rftt.testing.searcher.parts import Findings, find_broken
+from rftt.testing.searcher.promises import PROMISES, BestLeafBroken
 
-_STEPS = 12
+
+class CheckSettings(TypedDict, total=False):
+    """The settings of :func:`check_searcher`, by name."""
+
+    rewards: tuple[float, float]
+    waived: Mapping[str, str] | None
+    finds_best: bool
+    max_examples: int
+    seed: int
+    patience: int
+    max_rounds: int
+    seconds: float
 
 
 def check_searcher(
@@ -33,21 +40,24 @@ def check_searcher(
     seed: int = 0,
     patience: int = 256,
     max_rounds: int = 1000,
+    seconds: float = 10.0,
 ) -> None:
     """Check a search strategy against its promises; return if it keeps them all.
 
     The strategy is told arbitrary replies, round by round, on two trees at once. Then it searches
-    finite problems through the engine, alone and in batches, with every kind of budget, stopped and
-    resumed; then with a budget larger than the problem; then a problem without end. The promises and
-    their wording are in :data:`~rftt.testing.searcher.promises.PROMISES`. Write one test for each
-    strategy::
+    finite problems through the engine, alone and in batches, in rounds and streaming, with every kind of
+    budget, stopped and resumed; then with a budget larger than the problem; then a problem without end;
+    then known problems in other processes, with another ``PYTHONHASHSEED``. The promises and their
+    wording are in :data:`~rftt.testing.searcher.promises.PROMISES`. Write one test for each strategy::
 
         def test_my_strategy() -> None:
             check_searcher(MyStrategy(width=3))
 
-    If the strategy has an attribute ``discount``, scores must be backed up with that factor. All of this
-    runs in one process: that trees do not depend on ``PYTHONHASHSEED`` is promised, but not tried. A
-    call to ``ask`` that never returns hangs this one too: run it with a time limit.
+    or, with :func:`searcher_checks`, one for each promise.
+
+    If the strategy has an attribute ``discount``, scores must be backed up with that factor. A strategy
+    whose class cannot be imported, as one that is written in a notebook, is not tried in other
+    processes; that is logged as a warning.
 
     Args:
         searcher: the strategy, with the settings that are to be checked.
@@ -60,62 +70,105 @@ def check_searcher(
         seed: decides which; the same seed tries the same.
         patience: rollouts after which an option that was passed over counts as starved.
         max_rounds: rounds after which a search of a handful of leaves counts as endless.
+        seconds: most wall time of a call to the strategy, in any thread. ``math.inf`` is no limit, for a
+            debugger. A call that waits in C code, outside the main thread, can only be logged.
 
     Raises:
         ContractViolation: naming the promise that is broken, with the smallest case that was found: what
-            was asked and told, round by round, and the tree.
+            was asked and told, round by round, and the tree. If several are, it is a
+            :class:`~rftt.testing.promises.BrokenPromises` that lists them.
+        TypeError: if ``searcher`` is not a strategy, such as the class in place of an instance.
         ValueError: if ``waived`` names a promise that does not exist, or ``rewards`` is not a range.
     """
-    skipped = dict(waived or {})
-    if unknown := skipped.keys() - PROMISES.keys():
+    checks = _checks(
+        searcher, rewards=rewards, waived=waived, finds_best=finds_best, max_examples=max_examples,
+        seed=seed, patience=patience, max_rounds=max_rounds, seconds=seconds,
+    )  # fmt: skip
+    found = list(checks.findings.broken.values())
+    if len(found) == 1 and not checks.findings.untried:
+        # The way here says nothing; the cause does, where a strategy raised something.
+        raise found[0].with_traceback(None) from found[0].__cause__
+    if found:
+        raise BrokenPromises(found, checks.findings.untried) from found[0].__cause__
+
+
+def searcher_checks(
+    searcher: Searcher, **settings: Unpack[CheckSettings]
+) -> list[tuple[str, Callable[[], None]]]:
+    """Return one check for each promise that is demanded, with its name, to see each in a test of its
+    own::
+
+        @pytest.mark.parametrize(("promise", "check"), searcher_checks(MyStrategy(width=3)))
+        def test_my_strategy(promise: str, check: Callable[[], None]) -> None:
+            check()
+
+    The first check that is called tries all of them, and all share what is found. A check raises what
+    :func:`check_searcher` would for its promise alone, and ``unittest.SkipTest``, which pytest takes for
+    a skip, where another promise is broken in such a way that this one could not be tried.
+
+    Args:
+        searcher: the strategy.
+        settings: as in :func:`check_searcher`.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    checks = _checks(searcher, **settings)
+    return [(name, _PromiseCheck(name, checks)) for name in PROMISES if name not in checks.bench.skipped]
+
+
+@define(eq=False)
+class _Checks:
+    """A strategy's checks, all run once at the first look at ``findings``."""
+
+    bench: Bench
+    finds_best: bool
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What is broken."""
+        with self.bench.limit:
+            return find_broken(self.bench, self.finds_best)
+
+
+@frozen(eq=False)
+class _PromiseCheck:
+    name: str
+    checks: _Checks
+
+    def __call__(self) -> None:
+        findings = self.checks.findings
+        if violation := findings.broken.get(self.name):
+            raise violation.with_traceback(None) from violation.__cause__
+        if reason := findings.untried.get(self.name):
+            raise SkipTest(f"{self.name} was not tried, because {reason}")
+
+
+def _checks(
+    searcher: Searcher,
+    *,
+    rewards: tuple[float, float] = (-1.0, 1.0),
+    waived: Mapping[str, str] | None = None,
+    finds_best: bool = False,
+    max_examples: int = 50,
+    seed: int = 0,
+    patience: int = 256,
+    max_rounds: int = 1000,
+    seconds: float = 10.0,
+) -> _Checks:
+    skipped = set(waived or {})
+    if not isinstance(searcher, Searcher):
+        raise TypeError(f"searcher: {searcher!r} is not a Searcher; give an instance, such as MCTS()")
+    if unknown := skipped - PROMISES.keys():
         known = ", ".join(PROMISES)
         raise ValueError(f"waived: there is no promise {min(unknown)!r}; there are: {known}")
     if not rewards[0] < rewards[1]:
         raise ValueError(f"rewards: {rewards} is not a range; give the lowest and a higher score")
-    names = frozenset(skipped)
-
-    class Machine(AskTell):
-        def __init__(self) -> None:
-            super().__init__(searcher, names, rewards)
-
-    some_budgets = budgets(searcher.needs_rollout_limit)
-
-    @given(finite_problems(rewards), some_budgets, st.integers(1, 4), st.integers(0, 3))
-    def searches(finite: FiniteProblem, budget: Budget, stop: int, seed: int) -> None:
-        Searches(pristine(searcher), names, finite, budget, seed).check(stop)
-
-    @given(finite_problems(rewards, unique=True))
-    def optima(finite: FiniteProblem) -> None:
-        check_best_leaf(pristine(searcher), names, finite, max_rounds)
-
-    limits = settings(
-        max_examples=max_examples, stateful_step_count=_STEPS, deadline=None, database=None,
-        report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
-        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    seeded = hypothesis.seed(seed)
-    try:
-        run_state_machine_as_test(seeded(Machine), settings=limits)
-        seeded(limits(searches))()
-        check_seconds(pristine(searcher), names, ladder(rewards)[-1])
-        check_endings(pristine(searcher), names, rewards, max_rounds)
-        check_starvation(pristine(searcher), names, rewards, patience)
-        if finds_best:
-            seeded(limits(optima))()
-    except Flaky as error:
-        raise _unstable(error) from None
-    except ContractViolation as violation:
-        # The way here says nothing; the cause does, where a strategy raised something.
-        raise violation.with_traceback(None) from violation.__cause__
-
-
-def _unstable(error: Flaky) -> ContractViolation:
-    """Return what to say when a case that failed does not fail again."""
-    what = (
-        "the same calls on equal trees went another way the second time: the strategy depends on "
-        "something that is not on the tree, in rng or in its settings"
+    if not seconds > 0:
+        raise ValueError(f"seconds: {seconds} is no time; give the most wall time of a call, as 10.0")
+    if not finds_best:
+        skipped.add(BestLeafBroken.promise)
+    bench = Bench(
+        searcher, skipped, TimeLimit(seconds), rewards, max_examples, seed, patience, max_rounds
     )
-    for found in getattr(error, "exceptions", ()):
-        if isinstance(found, ContractViolation):
-            return StateBroken(f"{what}; the first time, {found.promise}: {found.what}", found.scenario)
-    return StateBroken(what)
+    return _Checks(bench, finds_best)

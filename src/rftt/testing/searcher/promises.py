@@ -14,6 +14,20 @@ class StructureBroken(ContractViolation):
     promise = "structure"
 
 
+class RequestBroken(ContractViolation):
+    """``ask`` returns a list or a tuple of ``Expansion``. What it asks for in one round can be sampled:
+    no more than 100,000 completions, or as many as the budget has rollouts."""
+
+    promise = "request"
+
+
+class TimeBroken(ContractViolation):
+    """Every call returns: ``ask``, ``tell`` and ``is_done`` take no longer than the limit, 10 seconds if
+    no other is given."""
+
+    promise = "time limit"
+
+
 class GrammarBroken(ContractViolation):
     """A strategy asks for steps that the grammar allows, at nodes that can have children: on the tree,
     not terminal, above the depth limit."""
@@ -74,14 +88,22 @@ class SeedBroken(ContractViolation):
 
 
 class BatchBroken(ContractViolation):
-    """A tree does not depend on what else is searched at the same time, nor on the order."""
+    """A tree does not depend on what else is searched at the same time, nor on the order, nor on whether
+    trees wait for one another (rounds) or not (``streaming``)."""
 
     promise = "batch"
 
 
+class GoldBroken(ContractViolation):
+    """A strategy reads neither the gold answer nor the metadata of a problem: with others, and the same
+    verdicts, the tree is the same."""
+
+    promise = "gold answer"
+
+
 class StateBroken(ContractViolation):
     """A strategy holds settings, never state: on equal trees, with equal ``rng``, it asks for the same
-    and writes the same."""
+    and writes the same, whatever it has searched before; on the class no more than on the instance."""
 
     promise = "hidden state"
 
@@ -94,7 +116,8 @@ class ResumeBroken(ContractViolation):
 
 
 class ExhaustedBroken(ContractViolation):
-    """What is exhausted stays exhausted, and nothing at or below an exhausted node is asked for."""
+    """What is exhausted stays exhausted, and nothing at or below an exhausted node is asked for. A node
+    below the first is not closed while the strategy would yet try another function there."""
 
     promise = "exhausted"
 
@@ -114,8 +137,9 @@ class ProgressBroken(ContractViolation):
 
 
 class EndsBroken(ContractViolation):
-    """A search of a finite problem ends by itself, however large its budget; one that plans with the
-    budget's rollouts ends with them. A search that has ended asks for nothing when it is resumed."""
+    """A search of a finite problem ends by itself, however large its budget. One that plans with the
+    budget's rollouts (``needs_rollout_limit``) ends with them, or where it would with a larger limit
+    too. A search that has ended asks for nothing when it is resumed."""
 
     promise = "ends"
 
@@ -123,7 +147,8 @@ class EndsBroken(ContractViolation):
 class RepliesBroken(ContractViolation):
     """A strategy copes with every reply that the interfaces allow: fewer completions than it asked for,
     equal and empty steps, completions of several steps, steps that are truncated or end a solution
-    early, completions that the budget cut, verifiers that abstain."""
+    early, completions that the budget cut, verifiers that abstain, priors of next to nothing and of 0
+    (minus infinity, being logarithms)."""
 
     promise = "any reply"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from rftt.search.answers.voting import best
 from rftt.search.searcher import Expansion
@@ -20,6 +21,7 @@ from rftt.testing.searcher.promises import (
     DiscountBroken,
     ExhaustedBroken,
     GrammarBroken,
+    RequestBroken,
     ResumeBroken,
     StructureBroken,
     ValuesBroken,
@@ -28,6 +30,17 @@ from rftt.testing.searcher.promises import (
 
 Faults = Iterator[ContractViolation]
 
+_PARTIAL: Final = (
+    ". Scores come from the verifier alone: to have unfinished completions judged, set "
+    "`scores_partial = True` on the strategy, and keep figures of its own in tree.memo"
+)
+_NAME_THE_FACTOR: Final = (
+    ". Back up each score as it is, or, if scores shrink by a factor for each step upwards, make the "
+    "factor an attribute named `discount`"
+)
+
+_MOST_COMPLETIONS: Final = 100_000
+"""The most completions of one round that the engine takes where the budget does not say."""
 _COUNTERS = ("rollouts", "rounds", "tokens", "budget")
 _FIXED = (
     "parent", "depth", "children", "step", "prior", "verdict",
@@ -50,6 +63,33 @@ def touch_faults(before: SearchTree, tree: SearchTree) -> Faults:
     for node, was in enumerate(before.exhausted):
         if was and not tree.exhausted[node]:
             yield ExhaustedBroken(f"node {node} was exhausted and is not any more")
+
+
+def request_faults(tree: SearchTree, asked: Any) -> Faults:
+    """Yield what is wrong with what ``ask`` returned, before anything is made of it."""
+    if not isinstance(asked, list | tuple):
+        yield RequestBroken(
+            f"ask returned a {type(asked).__name__}; return a list of Expansion, empty if the search is "
+            "over"
+        )
+        return
+    others = [each for each in asked if not isinstance(each, Expansion)]
+    if others:
+        yield RequestBroken(
+            f"ask returned {others[0]!r:.60}, a {type(others[0]).__name__}, among its expansions; "
+            "return Expansion(node, ...)"
+        )
+
+
+def size_faults(tree: SearchTree, expansions: Sequence[Expansion]) -> Faults:
+    """Yield what is wrong with how much is asked for in one round."""
+    count, limit = sum(each.count for each in expansions), tree.budget.rollouts
+    if count > max(_MOST_COMPLETIONS, limit or 0):
+        bought = "" if limit is None else f", and the budget has {limit - tree.rollouts} rollouts left"
+        yield RequestBroken(
+            f"{count} completions are asked for in one round{bought}; ask for what can be sampled: "
+            "tree.budget says how much that is"
+        )
 
 
 def expansion_faults(tree: SearchTree, expansions: Sequence[Expansion]) -> Faults:
@@ -78,15 +118,27 @@ def expansion_faults(tree: SearchTree, expansions: Sequence[Expansion]) -> Fault
             above = tree.parent[above]
 
 
-def tree_faults(tree: SearchTree, discount: float = 1.0) -> Faults:
+def tree_faults(
+    tree: SearchTree,
+    discount: float = 1.0,
+    *,
+    has_discount: bool = True,
+    scores_partial: bool = True,
+) -> Faults:
     """Yield what is wrong with a tree that a strategy has been told all about.
 
     Its figures are compared with those that its verdicts give. Trees that were merged from several do
     not pass: a node of theirs stands for more than one completion.
+
+    Args:
+        tree: the tree.
+        discount: factor on a score for each step that it was backed up.
+        has_discount: whether the strategy names a factor; else a message says how it would.
+        scores_partial: whether unfinished completions were judged; else a message says how they are.
     """
     yield from _structure_faults(tree)
     yield from _visit_faults(tree)
-    yield from _value_faults(tree, discount)
+    yield from _value_faults(tree, discount, has_discount, scores_partial)
     yield from _answer_faults(tree)
     try:
         json.dumps(tree.memo)
@@ -132,7 +184,7 @@ def _visit_faults(tree: SearchTree) -> Faults:
         )
 
 
-def _value_faults(tree: SearchTree, discount: float) -> Faults:
+def _value_faults(tree: SearchTree, discount: float, has_discount: bool, scores_partial: bool) -> Faults:
     count, total = [0] * len(tree), [0.0] * len(tree)
     size = [0.0] * len(tree)
     for node in reversed(range(len(tree))):
@@ -151,18 +203,23 @@ def _value_faults(tree: SearchTree, discount: float) -> Faults:
         scores.append(0.0)
     for node in range(len(tree)):
         if tree.value_count[node] != count[node]:
+            more = tree.value_count[node] > count[node]
             yield ValuesBroken(
                 f"node {node} has {tree.value_count[node]} scored rollouts; at and below it are "
-                f"{count[node]}"
+                f"{count[node]}{_PARTIAL if more and not scores_partial else ''}"
             )
         value = tree.value(node)
         slack = 1e-9 * (1 + size[node])
         if not math.isclose(tree.value_sum[node], total[node], abs_tol=slack, rel_tol=0):
             found = f"node {node} has the sum {tree.value_sum[node]:g}; the scores at and below it give"
             if discount == 1:
-                yield ValuesBroken(f"{found} {total[node]:g}")
+                hint = "" if has_discount else _NAME_THE_FACTOR
+                yield ValuesBroken(f"{found} {total[node]:g}{hint}")
             else:
-                yield DiscountBroken(f"{found} {total[node]:g} with the discount {discount:g}")
+                yield DiscountBroken(
+                    f"{found} {total[node]:g} with the discount {discount:g}; back up with "
+                    "tree.backup(node, score, discount=self.discount)"
+                )
         low, high = min(scores, default=-math.inf) - slack, max(scores, default=math.inf) + slack
         if value is not None and not low <= value <= high:
             yield ValuesBroken(
@@ -171,7 +228,11 @@ def _value_faults(tree: SearchTree, discount: float) -> Faults:
 
 
 def _answer_faults(tree: SearchTree) -> Faults:
-    found = [v for v in tree.verdict if v is not None and v.answer is not None]
+    found = [
+        verdict
+        for node, verdict in enumerate(tree.verdict)
+        if verdict is not None and verdict.answer is not None and tree.is_finished(node)
+    ]
     if found:
         ranks = [-math.inf if v.score is None else v.score for v in found]
         top = {v.answer for v, rank in zip(found, ranks, strict=True) if rank == max(ranks)}

@@ -9,19 +9,28 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
-from rftt.search.searcher import Expansion, ExpansionResult, Searcher
+from rftt.search.searcher import Expansion, ExpansionResult
 from rftt.search.tree.tree import SearchTree
 from rftt.testing.copies import copied, difference, reloaded
-from rftt.testing.searcher.faults import expansion_faults, touch_faults, tree_faults
+from rftt.testing.searcher.bench import AbandonedError
+from rftt.testing.searcher.calls.faults import (
+    expansion_faults,
+    request_faults,
+    size_faults,
+    touch_faults,
+    tree_faults,
+)
+from rftt.testing.searcher.calls.forwarding import CostlyError, Forwarding
+from rftt.testing.searcher.calls.scenario import asked_text, story_text, told_text, tree_text
 from rftt.testing.searcher.promises import (
     AnswerBroken,
     ContractViolation,
     ProgressBroken,
     RepliesBroken,
+    RequestBroken,
     ResumeBroken,
     StateBroken,
 )
-from rftt.testing.searcher.scenario import asked_text, story_text, told_text, tree_text
 
 T = TypeVar("T")
 
@@ -29,17 +38,18 @@ _MORE = 5
 
 
 @define(eq=False)
-class Watched(Searcher):
+class Watched(Forwarding):
     """Behave as ``searcher`` does, on one tree for each problem, and raise the promise that it breaks.
 
+    Where a promise that is not demanded is broken in such a way that the engine could not go on,
+    :class:`~rftt.testing.searcher.bench.AbandonedError` is raised.
+
     Attributes:
-        searcher: the strategy.
         waived: names of promises that are not demanded.
         twice: whether each call is made again on equal trees, to find state that is not on the tree.
         checks_trees: whether the whole tree is checked after each call.
     """
 
-    searcher: Searcher
     waived: Collection[str] = ()
     twice: bool = False
     checks_trees: bool = True
@@ -49,22 +59,6 @@ class Watched(Searcher):
     """What was asked, by problem and ``tree.rounds``."""
     told: Counter[str] = field(factory=Counter, init=False)
     """How often the strategy was told something, by problem."""
-
-    @property
-    def needs_prior(self) -> bool:  # type: ignore[override]
-        return self.searcher.needs_prior
-
-    @property
-    def needs_rollout_limit(self) -> bool:  # type: ignore[override]
-        return self.searcher.needs_rollout_limit
-
-    @property
-    def scores_partial(self) -> bool:  # type: ignore[override]
-        return self.searcher.scores_partial
-
-    @property
-    def discount(self) -> float:
-        return float(getattr(self.searcher, "discount", 1.0))
 
     def is_done(self, tree: SearchTree) -> bool:
         before = self._copied(tree)
@@ -76,20 +70,33 @@ class Watched(Searcher):
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
         before, state, is_new = self._copied(tree), rng.getstate(), _is_new(tree)
-        expansions = self._call("ask", tree, lambda: tuple(self.searcher.ask(tree, rng)))
+        asked = self._call("ask", tree, lambda: self.searcher.ask(tree, rng))
+        self._refuse(tree, request_faults(tree, asked))
+        expansions = tuple(asked)
+        try:
+            self._refuse(tree, size_faults(tree, expansions))
+        except RequestBroken as violation:
+            raise CostlyError(violation) from None
         self.asked[tree.problem.id, tree.rounds] = expansions
         self.story.append((tree.problem.id, f"round {tree.rounds}: asked {asked_text(expansions)}"))
         if self.twice:
             self._ask_again(tree, expansions, before, state)
         self._check_touch(before, tree)
-        self.demand(tree, expansion_faults(tree, expansions))
+        self._refuse(tree, expansion_faults(tree, expansions))
         if not expansions:
-            if not self._call("is_done", tree, lambda: self.searcher.is_done(tree)):
-                found = "nothing is asked for, and is_done is false; let it say that the search is over"
-                self.demand(tree, [ProgressBroken(found)])
             if is_new:
                 self.demand(tree, [AnswerBroken("nothing is asked of a new tree")])
+            if not self._call("is_done", tree, lambda: self.searcher.is_done(tree)):
+                found = "nothing is asked for, and is_done is false; let it say that the search is over"
+                self._refuse(tree, [ProgressBroken(found)])
         return expansions
+
+    def _refuse(self, tree: SearchTree, faults: Iterable[ContractViolation]) -> None:
+        """Raise the first fault that is demanded; abandon the search if there are others."""
+        found = list(faults)
+        self.demand(tree, found)
+        if found:
+            raise AbandonedError(found[0].what)
 
     def _ask_again(
         self, tree: SearchTree, expansions: tuple[Expansion, ...], before: SearchTree, state: Any
@@ -112,8 +119,9 @@ class Watched(Searcher):
             return
         rng = Random()
         rng.setstate(state)
-        again = self._call("ask", tree, lambda: tuple(self.searcher.ask(other, rng)), broken)
-        if again != expansions:
+        again = self._call("ask", tree, lambda: self.searcher.ask(other, rng), broken)
+        self._refuse(other, request_faults(other, again))
+        if (again := tuple(again)) != expansions:
             found = f"asked of {what}, with equal rng, the strategy asks for {asked_text(again)}"
             self.demand(tree, [broken(found)])
         elif differs := difference(tree, other):
@@ -131,7 +139,10 @@ class Watched(Searcher):
                 self.demand(tree, [StateBroken(f"told the same twice, equal trees differ: {differs}")])
         self._check_touch(before, tree)
         if self.checks_trees:
-            self.demand(tree, tree_faults(tree, self.discount))
+            faults = tree_faults(
+                tree, self.discount, has_discount=self.has_discount, scores_partial=self.scores_partial
+            )
+            self.demand(tree, faults)
 
     def _call(
         self, name: str, tree: SearchTree, call: Callable[[], T],
@@ -139,7 +150,12 @@ class Watched(Searcher):
     ) -> T:  # fmt: skip
         try:
             return call()
+        except CostlyError as costly:
+            costly.violation.scenario = self.scenario(tree)
+            raise
         except Exception as error:
+            if broken.promise in self.waived:
+                raise AbandonedError(f"{name} raised {error!r}") from error
             raise broken(f"{name} raised {error!r}", self.scenario(tree)) from error
 
     def _copied(self, tree: SearchTree) -> SearchTree:

@@ -25,6 +25,8 @@ _FLAG = st.booleans()
 _SELDOM = st.sampled_from([False, False, False, True])
 _SCORE = st.none() | st.integers(0, 4)
 _QUARTERS = st.integers(0, 4)
+_WEIGHT = st.sampled_from([1.0, 2.0, 3.0])
+_EXTREME_WEIGHT = st.sampled_from([1.0, 1e-3, 0.0])
 _ANSWER = st.none() | st.sampled_from(["1", "2"])
 
 
@@ -74,10 +76,14 @@ def verdicts(draw: st.DrawFn, steps: int, rewards: tuple[float, float] = (0.0, 1
 
 @st.composite
 def priors(draw: st.DrawFn, legal: tuple[str, ...]) -> Mapping[str, float]:
-    """Log-probabilities of some of the functions that may follow, in any order."""
+    """Log-probabilities of some of the functions that may follow, in any order. Now and then some are
+    next to impossible, or impossible (minus infinity) where another is possible."""
     names = draw(st.lists(st.sampled_from(legal), min_size=1, unique=True))
-    weights = [draw(st.integers(1, 3)) for _ in names]
-    return {name: math.log(w / sum(weights)) for name, w in zip(names, weights, strict=True)}
+    weights = [draw(_EXTREME_WEIGHT if draw(_SELDOM) else _WEIGHT) for _ in names]
+    total = sum(weights)
+    if not total:
+        weights, total = [1.0] * len(names), float(len(names))
+    return {n: math.log(w / total) if w else -math.inf for n, w in zip(names, weights, strict=True)}
 
 
 @st.composite

@@ -1,23 +1,28 @@
-"""Searches with a budget that is larger than the problem: that they end, and, on request, that they
-find the best leaf."""
+"""Searches with a budget that is larger than the problem: that they end, with their budget at the
+latest, and, on request, that they find the best leaf."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import Final
 
 from attrs import evolve
 
 from rftt.interfaces import Verdict
+from rftt.problems.problem import Problem
 from rftt.search.budget import Budget, SearchConfig
 from rftt.search.engine.engine import resume_search, run_search
-from rftt.search.searcher import Searcher
 from rftt.testing.finite.problem import FiniteProblem
 from rftt.testing.finite.tabular import Reply, TabularPolicy
+from rftt.testing.searcher.bench import Bench
+from rftt.testing.searcher.calls.watched import Watched
 from rftt.testing.searcher.promises import BestLeafBroken, EndsBroken
-from rftt.testing.searcher.watched import Watched
+from rftt.testing.searcher.searches.endless import EndlessPolicy, FirstStepVerifier
 from rftt.tokens.grammar import Function, Grammar
 
 _MAX_DEPTH = 6
+_LIMIT: Final = 8
+"""Rollouts of a search that is compared with one that has three times as many."""
 
 _GRAMMAR = Grammar(
     [Function("a", "do a"), Function("b", "do b"), Function("end", "end")],
@@ -54,16 +59,16 @@ def ladder(rewards: tuple[float, float]) -> list[FiniteProblem]:
     ]
 
 
-def check_endings(
-    searcher: Searcher, waived: Collection[str], rewards: tuple[float, float], max_rounds: int
-) -> None:
+def check_endings(bench: Bench) -> None:
     """Raise the promise that is broken if a search goes on for ``max_rounds``, or goes on once it has
     ended. A strategy that plans with the budget's rollouts has nearly as many."""
+    rewards, max_rounds = bench.rewards, bench.max_rounds
+    limit = max(1, max_rounds - 1) if bench.needs_rollout_limit else None
     # Every round samples something, so this limit leaves no search of max_rounds.
-    budget = Budget(rollouts=max(1, max_rounds - 1) if searcher.needs_rollout_limit else None)
+    budget = Budget(rollouts=limit)
     for finite in ladder(rewards):
         for seed in range(2):
-            watched = Watched(searcher, waived, checks_trees=False)
+            watched = Watched(bench.fresh(), bench.skipped, checks_trees=False)
             config = SearchConfig(budget, seed, _MAX_DEPTH)
             (tree,) = run_search(
                 finite.problems(), watched, finite.policy, finite.verifier, config,
@@ -84,13 +89,48 @@ def check_endings(
                 watched.demand(tree, [EndsBroken(found)])
 
 
-def check_best_leaf(
-    searcher: Searcher, waived: Collection[str], finite: FiniteProblem, max_rounds: int
-) -> None:
+def check_plans(bench: Bench) -> None:
+    """Raise the promise that is broken if a strategy that plans with the budget's rollouts leaves some
+    of them, and would not with more.
+
+    It may end before they are spent, once a vote is settled for example, but then for reasons of its
+    own: a larger limit changes nothing.
+    """
+    if not bench.needs_rollout_limit:
+        return
+    low, high = bench.rewards
+    for favourite in EndlessPolicy.names:
+        verifier = FirstStepVerifier.favouring(favourite, low, high)
+        trees = []
+        for rollouts in (_LIMIT, 3 * _LIMIT):
+            watched = Watched(bench.fresh(), bench.skipped, checks_trees=False)
+            problem = Problem("endless", "what comes first?")
+            config = SearchConfig(Budget(rollouts))
+            trees += run_search([problem], watched, EndlessPolicy(), verifier, config)
+        small, large = trees
+        if small.rollouts < _LIMIT and large.rollouts > small.rollouts:
+            found = (
+                f"of {_LIMIT} rollouts {small.rollouts} are spent, and of {3 * _LIMIT} rollouts "
+                f"{large.rollouts}: the search ends before its budget does, and not because nothing is "
+                "left to search; plan with tree.budget.rollouts - tree.rollouts"
+            )
+            watched.demand(small, [EndsBroken(found)])
+        watched = Watched(bench.fresh(), bench.skipped, checks_trees=False)
+        resume_search([small], watched, EndlessPolicy(), verifier, SearchConfig(Budget(3 * _LIMIT)))
+        if small.rollouts <= _LIMIT < large.rollouts:
+            found = (
+                f"a search ended with its budget of {_LIMIT} rollouts, and asks for nothing when it is "
+                f"resumed with {3 * _LIMIT}, of which a new search spends {large.rollouts}"
+            )
+            watched.demand(small, [EndsBroken(found)])
+
+
+def check_best_leaf(bench: Bench, finite: FiniteProblem) -> None:
     """Raise the promise that is broken if the best leaf is not found within ``max_rounds``."""
-    watched = Watched(searcher, waived, checks_trees=False)
-    rollouts = max_rounds if searcher.needs_rollout_limit else None
-    config = SearchConfig(Budget(rollouts, policy_calls=max_rounds), max_depth=finite.depth)
+    watched = Watched(bench.fresh(), bench.skipped, checks_trees=False)
+    rollouts = bench.max_rounds if bench.needs_rollout_limit else None
+    budget = Budget(rollouts, policy_calls=bench.max_rounds)
+    config = SearchConfig(budget, max_depth=finite.depth)
     (tree,) = run_search(finite.problems(), watched, finite.policy, finite.verifier, config)
     scores = [v.score for v in tree.verdict if v is not None and v.score is not None]
     found = max(scores, default=None)

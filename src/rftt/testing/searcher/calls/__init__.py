@@ -1,0 +1,1 @@
+"""Calls of a strategy: forwarded, limited in time, watched."""

@@ -1,0 +1,1 @@
+"""Whole searches of problems of which everything is known."""

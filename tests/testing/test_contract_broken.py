@@ -1,0 +1,230 @@
+"""Each promise of a search strategy is one that a strategy can break and be caught."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from unittest import SkipTest
+
+import pytest
+
+from rftt import Searcher
+from rftt.search.strategies import MCTS, BestOfN
+from rftt.testing import (
+    PROMISES,
+    BrokenPromises,
+    ContractViolation,
+    check_searcher,
+    searcher_checks,
+)
+from tests.testing import broken
+
+OPEN_ENDED = {"ends": "the budget ends it"}
+
+BROKEN: list[tuple[Searcher, str]] = [
+    (broken.CountsTwice(), "visits"),
+    (broken.KeepsRolloutsBack(), "visits"),
+    (broken.NoNegativeScores(), "values"),
+    (broken.IgnoresDiscount(discount=0.5), "discount"),
+    (MCTS(selection=broken.uct_of_the_visited), "starvation"),
+    (broken.Overlooks(), "starvation"),
+    (broken.AddsNodes(), "budget"),
+    (broken.RaisesItsLimit(), "budget"),
+    (broken.TakesBackRollouts(), "budget"),
+    (broken.Relabels(), "structure"),
+    (broken.SortsChildren(), "structure"),
+    (broken.TakesTurns(), "hidden state"),
+    (broken.TakesTurnsOfAll(), "hidden state"),
+    (broken.OwnChance(), "hidden state"),
+    (broken.RemembersProblems(), "hidden state"),
+    (broken.ComparesProblems(), "batch"),
+    (broken.NumbersAsKeys(), "resume"),
+    (broken.SetInMemo(), "resume"),
+    (broken.EndsAtOnce(), "grammar"),
+    (broken.ExpandsLeaves(), "grammar"),
+    (broken.BelowExhausted(), "exhausted"),
+    (broken.Reopens(), "exhausted"),
+    (broken.ForgetsItsStart(count=2), "commitment"),
+    (broken.NeverEnds(count=1), "ends"),
+    (broken.Pauses(count=1), "progress"),
+    (broken.EndsByAsking(), "progress"),
+    (broken.NeverBegins(), "answer"),
+    (broken.CountsOnAll(), "any reply"),
+    (broken.CountsOnScores(), "any reply"),
+    # What hypothesis does not draw often enough, or never.
+    (broken.TakesFromASet(), "same seed"),
+    (broken.ReadsGold(), "gold answer"),
+    (broken.ReadsMetadata(), "gold answer"),
+    (broken.CachesOptions(), "hidden state"),
+    (broken.CachesOnTheClass(), "hidden state"),
+    (broken.ScalesByTheFirst(), "hidden state"),
+    (broken.KeepsFewPlans(), "batch"),
+    (broken.SkipsTheUnlikely(), "starvation"),
+    (broken.TakesLogarithms(), "any reply"),
+    (broken.ClosesEarly(), "exhausted"),
+    (broken.ClosesTheLosing(), "exhausted"),
+    (broken.LeavesRollouts(), "ends"),
+    (broken.EndsForGood(), "ends"),
+    (broken.YieldsExpansions(), "request"),
+    (broken.AsksForAMillion(), "request"),
+    (broken.ListsAMillion(), "request"),
+    (broken.NeverReturns(), "time limit"),
+    (broken.WaitsForEver(), "time limit"),
+]
+
+
+def _name(value: object) -> str:
+    return type(value).__name__ if isinstance(value, Searcher) else str(value).replace(" ", "_")
+
+
+def _found(searcher: Searcher, waived: dict[str, str] | None = None) -> list[ContractViolation]:
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(searcher, max_examples=20, max_rounds=200, waived=waived, seconds=1.0)
+    return list(getattr(caught.value, "violations", [caught.value]))
+
+
+@pytest.mark.parametrize(("searcher", "promise"), BROKEN, ids=_name)
+def test_a_broken_promise_is_named(searcher: Searcher, promise: str) -> None:
+    (violation, *_) = _found(searcher, {} if promise == "ends" else OPEN_ENDED)
+    assert violation.promise == promise
+    message = str(violation)
+    assert message.startswith(f"{promise}: ")
+    assert PROMISES[promise] in message
+    shows_other = "p1 round 0: " in violation.scenario
+    assert shows_other == isinstance(searcher, broken.ComparesProblems), "the other tree, if it matters"
+
+
+def test_every_promise_but_those_tried_on_request_has_a_strategy_that_breaks_it() -> None:
+    assert {promise for _, promise in BROKEN} == PROMISES.keys() - {"best leaf"}
+
+
+def test_a_broken_promise_is_told_by_a_small_case() -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check_searcher(broken.CountsTwice(), max_examples=20)
+    assert caught.value.scenario == (
+        "round 0: asked 1 x node 0, <a>, until solution\n"
+        "  told node 0 got 1 scored -1\n"
+        "tree 'p0', at most 1 steps deep:\n"
+        '0 question "what is it?" visits 2 value -1 exhausted\n'
+        '  1 a "" visits 2 value -1 score -1 exhausted'
+    )
+
+
+def test_an_error_in_the_strategy_is_the_cause() -> None:
+    with pytest.raises(ContractViolation, match="tell raised TypeError") as caught:
+        check_searcher(broken.CountsOnScores(), max_examples=20)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_all_broken_promises_are_told() -> None:
+    with pytest.raises(BrokenPromises) as caught:
+        check_searcher(broken.Careless(), max_examples=20, max_rounds=200)
+    assert {violation.promise for violation in caught.value.violations} == {
+        "visits", "gold answer", "ends",
+    }  # fmt: skip
+    assert caught.value.promise == caught.value.violations[0].promise
+    assert str(caught.value).startswith("3 promises are broken: ")
+    for violation in caught.value.violations:
+        assert str(violation) in str(caught.value)
+
+
+def test_what_follows_from_a_broken_promise_is_not_told_as_broken() -> None:
+    with pytest.raises(BrokenPromises) as caught:
+        check_searcher(broken.TakesTurns(), max_examples=20, waived=OPEN_ENDED)
+    assert [violation.promise for violation in caught.value.violations] == ["hidden state"]
+    assert caught.value.untried.keys() == {"same seed", "batch", "resume", "gold answer"}
+    assert str(caught.value).endswith(
+        "Not tried, because hidden state is broken, from which the others follow: same seed, batch, "
+        "gold answer, resume"
+    ) or "Not tried, because hidden state is broken" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "advice"),
+    [
+        (broken.ScoresItself(), "set `scores_partial = True`"),
+        (broken.NamesItGamma(), "make the factor an attribute named `discount`"),
+        (broken.IgnoresDiscount(discount=0.5), "discount=self.discount"),
+        (broken.YieldsExpansions(), "return a list of Expansion"),
+        (broken.AsksForAMillion(), "tree.budget says how much that is"),
+        (broken.LeavesRollouts(), "plan with tree.budget.rollouts - tree.rollouts"),
+        (broken.NeverEnds(count=1), "let is_done say what is enough"),
+    ],
+    ids=_name,
+)
+def test_a_message_says_what_to_do(searcher: Searcher, advice: str) -> None:
+    assert advice in _found(searcher)[0].what
+
+
+def test_each_promise_has_a_check_of_its_own() -> None:
+    checks = dict(searcher_checks(broken.CountsTwice(), max_examples=20, waived=OPEN_ENDED))
+    assert checks.keys() == PROMISES.keys() - {"ends", "best leaf"}
+    for name, check in checks.items():
+        if name == "visits":
+            with pytest.raises(ContractViolation, match=r"^visits: "):
+                check()
+        else:
+            check()
+
+
+def test_a_check_that_could_not_be_tried_is_skipped() -> None:
+    checks = dict(searcher_checks(broken.NeverReturns(), seconds=0.5))
+    with pytest.raises(ContractViolation, match=r"^time limit: ask had not returned after 0\.5 s"):
+        checks["time limit"]()
+    with pytest.raises(SkipTest, match=r"^visits was not tried, because time limit is broken"):
+        checks["visits"]()
+
+
+@pytest.mark.parametrize(("promise", "check"), searcher_checks(BestOfN(), max_examples=5))
+def test_checks_are_parameters(promise: str, check: Callable[[], None]) -> None:
+    assert promise in PROMISES
+    check()
+
+
+def test_checks_refuse_settings_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="there is no promise 'visit'"):
+        searcher_checks(MCTS(), waived={"visit": "a slip"})
+
+
+def test_time_is_limited_in_any_thread() -> None:
+    raised: list[BaseException] = []
+
+    def check() -> None:
+        try:
+            check_searcher(broken.NeverReturns(), seconds=0.5)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert isinstance(raised[0], ContractViolation)
+    assert raised[0].promise == "time limit"
+    assert "broken.py" in raised[0].what
+
+
+def test_a_class_that_cannot_be_imported_is_tried_in_this_process_and_that_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Local(broken.SamplesFew):
+        pass
+
+    check_searcher(Local(), max_examples=5)
+    assert "'same seed' was tried in this process alone: Local cannot be sent" in caplog.text
+    assert "define the class at the top of a module that can be imported" in caplog.text
+
+
+def test_what_a_strategy_prints_does_not_get_among_what_another_process_says() -> None:
+    check_searcher(broken.Prints(), max_examples=5)
+
+
+def test_other_processes_need_no_hypothesis() -> None:
+    code = (
+        "import sys; import rftt.testing.searcher.searches.child; "
+        "assert not {'hypothesis', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
