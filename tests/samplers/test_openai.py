@@ -223,7 +223,7 @@ def test_the_form_of_llama_cpp_is_read() -> None:
     stops = 0
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.ids[:-1] == other.ids[:-1]
-        assert mine.log_probs[:-1] == pytest.approx(other.log_probs[:-1], abs=1e-6)
+        assert mine.log_probs[:-1] == pytest.approx(other.log_probs[:-1], abs=1e-5)
         # It leaves out the stop.
         unsaid = len(other.ids) < 20 and other.ids[-1] != eos
         assert math.isnan(mine.log_probs[-1]) == unsaid
