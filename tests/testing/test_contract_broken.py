@@ -20,7 +20,7 @@ from rftt.testing import (
     check_searcher,
     searcher_checks,
 )
-from tests.testing import broken
+from tests.testing import broken, broken_subtly
 
 OPEN_ENDED = {"ends": "the budget ends it"}
 
@@ -55,24 +55,24 @@ BROKEN: list[tuple[Searcher, str]] = [
     (broken.CountsOnAll(), "any reply"),
     (broken.CountsOnScores(), "any reply"),
     # What hypothesis does not draw often enough, or never.
-    (broken.TakesFromASet(), "same seed"),
-    (broken.ReadsGold(), "gold answer"),
-    (broken.ReadsMetadata(), "gold answer"),
-    (broken.CachesOptions(), "hidden state"),
-    (broken.CachesOnTheClass(), "hidden state"),
-    (broken.ScalesByTheFirst(), "hidden state"),
-    (broken.KeepsFewPlans(), "batch"),
-    (broken.SkipsTheUnlikely(), "starvation"),
-    (broken.TakesLogarithms(), "any reply"),
-    (broken.ClosesEarly(), "exhausted"),
-    (broken.ClosesTheLosing(), "exhausted"),
-    (broken.LeavesRollouts(), "ends"),
-    (broken.EndsForGood(), "ends"),
-    (broken.YieldsExpansions(), "request"),
-    (broken.AsksForAMillion(), "request"),
-    (broken.ListsAMillion(), "request"),
-    (broken.NeverReturns(), "time limit"),
-    (broken.WaitsForEver(), "time limit"),
+    (broken_subtly.TakesFromASet(), "same seed"),
+    (broken_subtly.ReadsGold(), "gold answer"),
+    (broken_subtly.ReadsMetadata(), "gold answer"),
+    (broken_subtly.CachesOptions(), "hidden state"),
+    (broken_subtly.CachesOnTheClass(), "hidden state"),
+    (broken_subtly.ScalesByTheFirst(), "hidden state"),
+    (broken_subtly.KeepsFewPlans(), "batch"),
+    (broken_subtly.SkipsTheUnlikely(), "starvation"),
+    (broken_subtly.TakesLogarithms(), "any reply"),
+    (broken_subtly.ClosesEarly(), "exhausted"),
+    (broken_subtly.ClosesTheLosing(), "exhausted"),
+    (broken_subtly.LeavesRollouts(), "ends"),
+    (broken_subtly.EndsForGood(), "ends"),
+    (broken_subtly.YieldsExpansions(), "request"),
+    (broken_subtly.AsksForAMillion(), "request"),
+    (broken_subtly.ListsAMillion(), "request"),
+    (broken_subtly.NeverReturns(), "time limit"),
+    (broken_subtly.WaitsForEver(), "time limit"),
 ]
 
 
@@ -123,7 +123,7 @@ def test_an_error_in_the_strategy_is_the_cause() -> None:
 
 def test_all_broken_promises_are_told() -> None:
     with pytest.raises(BrokenPromises) as caught:
-        check_searcher(broken.Careless(), max_examples=20, max_shrinks=10, max_rounds=200)
+        check_searcher(broken_subtly.Careless(), max_examples=20, max_shrinks=10, max_rounds=200)
     assert {violation.promise for violation in caught.value.violations} == {
         "visits", "gold answer", "ends",
     }  # fmt: skip
@@ -147,12 +147,12 @@ def test_what_follows_from_a_broken_promise_is_not_told_as_broken() -> None:
 @pytest.mark.parametrize(
     ("searcher", "advice"),
     [
-        (broken.ScoresItself(), "set `scores_partial = True`"),
-        (broken.NamesItGamma(), "make the factor an attribute named `discount`"),
+        (broken_subtly.ScoresItself(), "set `scores_partial = True`"),
+        (broken_subtly.NamesItGamma(), "make the factor an attribute named `discount`"),
         (broken.IgnoresDiscount(discount=0.5), "discount=self.discount"),
-        (broken.YieldsExpansions(), "return a list of Expansion"),
-        (broken.AsksForAMillion(), "tree.budget says how much that is"),
-        (broken.LeavesRollouts(), "plan with tree.budget.rollouts - tree.rollouts"),
+        (broken_subtly.YieldsExpansions(), "return a list of Expansion"),
+        (broken_subtly.AsksForAMillion(), "tree.budget says how much that is"),
+        (broken_subtly.LeavesRollouts(), "plan with tree.budget.rollouts - tree.rollouts"),
         (broken.NeverEnds(count=1), "let is_done say what is enough"),
     ],
     ids=_name,
@@ -173,7 +173,7 @@ def test_each_promise_has_a_check_of_its_own() -> None:
 
 
 def test_a_check_that_could_not_be_tried_is_skipped() -> None:
-    checks = dict(searcher_checks(broken.NeverReturns(), seconds=0.5))
+    checks = dict(searcher_checks(broken_subtly.NeverReturns(), seconds=0.5))
     with pytest.raises(ContractViolation, match=r"^time limit: ask had not returned after 0\.5 s"):
         checks["time limit"]()
     with pytest.raises(SkipTest, match=r"^visits was not tried, because time limit is broken"):
@@ -196,7 +196,7 @@ def test_time_is_limited_in_any_thread() -> None:
 
     def check() -> None:
         try:
-            check_searcher(broken.NeverReturns(), seconds=0.5)
+            check_searcher(broken_subtly.NeverReturns(), seconds=0.5)
         except BaseException as error:
             raised.append(error)
 
@@ -206,7 +206,7 @@ def test_time_is_limited_in_any_thread() -> None:
     assert not thread.is_alive()
     assert isinstance(raised[0], ContractViolation)
     assert raised[0].promise == "time limit"
-    assert "broken.py" in raised[0].what
+    assert "broken_subtly.py" in raised[0].what
 
 
 def test_a_class_that_cannot_be_imported_is_tried_in_this_process_and_that_is_logged(
@@ -221,7 +221,7 @@ def test_a_class_that_cannot_be_imported_is_tried_in_this_process_and_that_is_lo
 
 
 def test_what_a_strategy_prints_does_not_get_among_what_another_process_says() -> None:
-    check_searcher(broken.Prints(), max_examples=5)
+    check_searcher(broken_subtly.Prints(), max_examples=5)
 
 
 def test_other_processes_need_no_hypothesis() -> None:

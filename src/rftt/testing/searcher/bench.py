@@ -23,7 +23,7 @@ class Bench:
         skipped: names of promises that are not demanded: waived, or known to be broken.
         limit: on the time of one call.
         rewards: the lowest and the highest score.
-        max_examples, seed: of each part that draws cases.
+        max_examples, max_shrinks, seed: of each part that draws cases.
         patience: rollouts after which an option that was passed over counts as starved.
         max_rounds: rounds after which a search counts as endless.
     """
@@ -33,6 +33,7 @@ class Bench:
     limit: TimeLimit
     rewards: tuple[float, float] = (-1.0, 1.0)
     max_examples: int = 50
+    max_shrinks: int = 150
     seed: int = 0
     patience: int = 256
     max_rounds: int = 1000

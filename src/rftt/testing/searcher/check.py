@@ -24,6 +24,7 @@ class CheckSettings(TypedDict, total=False):
     waived: Mapping[str, str] | None
     finds_best: bool
     max_examples: int
+    max_shrinks: int
     seed: int
     patience: int
     max_rounds: int
@@ -37,6 +38,7 @@ def check_searcher(
     waived: Mapping[str, str] | None = None,
     finds_best: bool = False,
     max_examples: int = 50,
+    max_shrinks: int = 150,
     seed: int = 0,
     patience: int = 256,
     max_rounds: int = 1000,
@@ -67,6 +69,7 @@ def check_searcher(
         finds_best: whether the strategy is complete, so that it must find the best leaf of every finite
             problem in which forcing functions determines the path.
         max_examples: cases that are tried in each of the parts that draw cases.
+        max_shrinks: cases that are then tried to find a smaller one that breaks the same promise.
         seed: decides which; the same seed tries the same.
         patience: rollouts after which an option that was passed over counts as starved.
         max_rounds: rounds after which a search of a handful of leaves counts as endless.
@@ -82,7 +85,7 @@ def check_searcher(
     """
     checks = _checks(
         searcher, rewards=rewards, waived=waived, finds_best=finds_best, max_examples=max_examples,
-        seed=seed, patience=patience, max_rounds=max_rounds, seconds=seconds,
+        max_shrinks=max_shrinks, seed=seed, patience=patience, max_rounds=max_rounds, seconds=seconds,
     )  # fmt: skip
     found = list(checks.findings.broken.values())
     if len(found) == 1 and not checks.findings.untried:
@@ -151,6 +154,7 @@ def _checks(
     waived: Mapping[str, str] | None = None,
     finds_best: bool = False,
     max_examples: int = 50,
+    max_shrinks: int = 150,
     seed: int = 0,
     patience: int = 256,
     max_rounds: int = 1000,
@@ -169,6 +173,7 @@ def _checks(
     if not finds_best:
         skipped.add(BestLeafBroken.promise)
     bench = Bench(
-        searcher, skipped, TimeLimit(seconds), rewards, max_examples, seed, patience, max_rounds
-    )
+        searcher, skipped, TimeLimit(seconds), rewards=rewards, max_examples=max_examples,
+        max_shrinks=max_shrinks, seed=seed, patience=patience, max_rounds=max_rounds,
+    )  # fmt: skip
     return _Checks(bench, finds_best)

@@ -29,7 +29,7 @@ _FEW = st.integers(1, 4)
 def check_rounds(bench: Bench) -> None:
     """Raise the promise that is broken on two trees with arbitrary replies."""
 
-    smallest = Smallest()
+    smallest = Smallest(bench.max_shrinks)
 
     class Machine(AskTell):
         def __init__(self) -> None:
@@ -42,7 +42,7 @@ def check_rounds(bench: Bench) -> None:
 def check_searches(bench: Bench) -> None:
     """Raise the promise that is broken in whole searches of made-up finite problems."""
 
-    smallest = Smallest()
+    smallest = Smallest(bench.max_shrinks)
 
     @given(
         finite_problems(bench.rewards),
@@ -61,7 +61,7 @@ def check_searches(bench: Bench) -> None:
 def check_optima(bench: Bench) -> None:
     """Raise the promise that is broken if the best leaf of a made-up finite problem is not found."""
 
-    smallest = Smallest()
+    smallest = Smallest(bench.max_shrinks)
 
     @given(finite_problems(bench.rewards, unique=True))
     def optima(finite: FiniteProblem) -> None:

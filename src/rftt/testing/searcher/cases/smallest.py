@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from attrs import define
 
 from rftt.testing.searcher.promises import ContractViolation
-
-_MOST: Final = 150
-"""Cases that are tried to find a smaller one."""
 
 
 class EnoughError(BaseException):
@@ -20,8 +16,15 @@ class EnoughError(BaseException):
 
 @define(eq=False)
 class Smallest:
-    """Count the cases since the first that broke a promise, and keep the smallest."""
+    """Count the cases since the first that broke a promise, and keep the smallest.
 
+    Attributes:
+        most: how many are tried.
+        found: what the smallest breaks.
+        cases: how many were tried.
+    """
+
+    most: int
     found: ContractViolation | None = None
     cases: int = 0
 
@@ -38,7 +41,7 @@ class Smallest:
     @property
     def is_enough(self) -> bool:
         """Whether enough cases were tried."""
-        return self.cases > _MOST
+        return self.cases > self.most
 
     @contextmanager
     def watching(self) -> Iterator[None]:
