@@ -15,7 +15,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -43,9 +43,14 @@ class TimeLimit:
         self._current: list[int] | None = None
         self._late: list[int] | None = None
         self._over = threading.Event()
+        self._ignored: Any = None
         self._thread = threading.Thread(target=self._watch, name="rftt-time-limit", daemon=True)
 
     def __enter__(self) -> TimeLimit:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As in a shell's background jobs, whose calls in C nothing could wake up.
+            self._ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._thread.start()
         return self
 
@@ -54,6 +59,8 @@ class TimeLimit:
     ) -> None:
         self._over.set()
         self._thread.join()
+        if self._ignored is not None:
+            signal.signal(signal.SIGINT, self._ignored)
 
     def call(self, function: Callable[[], T]) -> T:
         """Return what a function returns. Calls are not nested.
