@@ -150,7 +150,7 @@ def test_a_step_that_rollouts_share_counts_in_each_of_them() -> None:
     """Six continuations of each first step: where it counts once, little is learned from it."""
     check = partial(
         check_learner,
-        searchers=[BeamSearch(width=1000, branching=6)],
+        searchers=[BeamSearch(width=1000, branching=6, distinct=False)],
         budget=Budget(),
         problems={"two steps": two_steps()},
     )

@@ -61,16 +61,17 @@ class BeamSearch(_LevelSearch):
     """Expand every path of the beam by ``branching`` samples of one step, and keep the best ``width``
     unfinished paths as the next beam. Ends when no unfinished path is left.
 
-    Paths of equal steps count once, so that a beam does not fill up with copies of one.
-
     Attributes:
         width: paths kept.
+        distinct: whether paths of equal steps count once, so that a beam does not fill up with copies of
+            one. Credit that takes the children of a node for samples of the policy needs all of them.
         branching: samples a path.
         score: what "best" means; larger is better.
         scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
     """
 
     width: int = field(default=4, validator=validators.ge(1))
+    distinct: bool = True
 
     @property
     def _first_paths(self) -> int:
@@ -78,7 +79,8 @@ class BeamSearch(_LevelSearch):
 
     def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
         unfinished = [node for nodes in samples for node in nodes if tree.is_open(node)]
-        return self._best(tree, without_copies(tree, unfinished), self.width)
+        candidates = without_copies(tree, unfinished) if self.distinct else unfinished
+        return self._best(tree, candidates, self.width)
 
 
 @frozen
