@@ -334,9 +334,7 @@ def test_a_blank_sample_has_its_first_id_drawn_again() -> None:
     assert sum(map(is_blank, _sample(Faults(), requests))) > 5
     faults = Faults()
     samples = _sample(faults, requests, blank=False)
-    biased = [body for body in faults.bodies if "logit_bias" in body]
-    assert biased
-    assert all(str(new_line) in body["logit_bias"] for body in biased)
+    assert any(str(new_line) in body["logit_bias"] for body in faults.bodies)
     assert not any(map(is_blank, samples))
     assert all(1 <= len(sample.ids) <= 6 for sample in samples)
 

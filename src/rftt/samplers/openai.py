@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -164,7 +164,7 @@ class ServerSampler(Sampler):
             sample = self._ask(request, stops)
             if not stops.is_blank(sample, request.state):
                 return sample
-            bias = {"logit_bias": {str(i): -100 for i in stops.blank_stops}, "stop": None}
+            bias = {"logit_bias": _banned(stops.control | stops.blank_stops), "stop": None}
             first = self._ask(evolve(request, max_tokens=1), stops, bias)
             if request.max_tokens == 1 or stops.is_blank(first, request.state):
                 return first
@@ -181,7 +181,8 @@ class ServerSampler(Sampler):
         seed = request.seed % _SEEDS
         params = self.sampling_params
         body = completion_body(self.model, request.prompt, request.max_tokens, seed, params)
-        body |= {"stop": [stops.text], **(fields or {}), **self.fields}
+        body |= {"stop": [stops.text], "logit_bias": _banned(stops.control)}
+        body |= {**(fields or {}), **self.fields}
         body = {name: value for name, value in body.items() if value is not None}
         tries = self.retries + 1
         for tried in range(1, tries + 1):
@@ -248,3 +249,8 @@ class ServerSampler(Sampler):
 
 class _TooLongError(Exception):
     """A request that is longer than the model's context."""
+
+
+def _banned(ids: Collection[int]) -> dict[str, int]:
+    """Return a bias by which no server samples some ids."""
+    return {str(i): -100 for i in sorted(ids)}
