@@ -2,7 +2,8 @@
 
 Simple regret, the best leaf's score less that of the answer chosen, against sampled tokens, on random
 finite problems of which everything is known; the mean over problems and its 95% interval. All strategies
-have the same budget of tokens, and choose by the verifier's score. The last line is JSON.
+have the same budget of tokens, and choose by the verifier's score. ``VerifyThenRefine`` is missing: a
+solution of these problems ends with its answer, and no check may follow. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ from random import Random
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from machine import machine
 
 from rftt import Budget, Grammar, SearchConfig, Searcher, Verdict, run_search
+from rftt.search.scores import mean_log_prob
 from rftt.search.strategies import (
+    ABMCTS,
     MCTS,
+    REBASE,
     AdaptiveConsistency,
     BeamSearch,
     BestOfN,
+    DeepConfidence,
     DiverseTreeSearch,
     FrontierSearch,
     GumbelMCTS,
+    LookaheadSearch,
+    MixedModel,
     ParticleFilter,
+    TreeOfThoughts,
     UncertaintyForking,
+    Value,
     Widening,
     best_first,
     breadth_first,
@@ -49,13 +59,19 @@ STRATEGIES: dict[str, Searcher] = {
     "UCT, sampled functions": MCTS(exploration=1.0, expansion="sample", width=4),
     "UCT, widening": MCTS(exploration=1.0, widening=Widening(1.0, 0.5)),
     "Gumbel": GumbelMCTS(),
+    "AB-MCTS-A": ABMCTS(),
+    "AB-MCTS-M": ABMCTS(MixedModel()),
     "beam": BeamSearch(),
     "DVTS": DiverseTreeSearch(),
+    "lookahead": LookaheadSearch(score=mean_log_prob),
+    "REBASE": REBASE(score=mean_log_prob),
+    "Tree of Thoughts": TreeOfThoughts(evaluate=Value(mean_log_prob)),
     "best-first": FrontierSearch(best_first),
     "breadth-first": FrontierSearch(breadth_first),
     "depth-first": FrontierSearch(depth_first),
     "best of N": BestOfN(),
     "adaptive consistency": AdaptiveConsistency(samples_per_round=1),
+    "DeepConf": DeepConfidence(solutions=512, window=3),
     "particles": ParticleFilter(),
     "forking": UncertaintyForking(),
 }
@@ -114,7 +130,8 @@ def main() -> None:
     print(f"{chosen.problems} problems of {np.mean([len(p.leaves) for p in problems]):.0f} leaves")
     figures: dict[str, object] = {}
     figure, axes = plt.subplots(figsize=(9, 6))
-    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    lines = cycler(linestyle=["-", "--", ":"]) * cycler(color=plt.get_cmap("tab10").colors)
+    axes.set_prop_cycle(lines)
     for name, searcher in STRATEGIES.items():
         means, halves = [], []
         for tokens in BUDGETS:
