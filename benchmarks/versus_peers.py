@@ -5,9 +5,9 @@
 All drive the same nano, warmed up as in `rftt demo`, and see one score of a path: the geometric mean of
 its tokens' probabilities, so no gold answer. From all solutions that a search has finished, the answer
 is chosen by one rule, a vote weighted by that score. Ours may spend on a problem as many tokens as the
-peer spent on the mean. Beams and particles go on to their own end instead: particles are as many on both
-sides, and our beam, in which copies of a path count once, is 6 wide where its_hub's is 4. In the breadth
-first search of Tree of Thoughts finished solutions keep their places, as in its_hub's beam.
+peer spent on the mean. Beams and particles go on to their own end instead: a beam that keeps copies, as
+its_hub's does, and particles have its settings; where copies of a path count once, as by default here,
+and in the breadth first search of Tree of Thoughts, 6 paths are kept instead of 4.
 
 its_hub's unit is a step, treequest's a whole solution: below one a check is forced and a new answer
 sampled, where ours branch off from any step. With a step as the node, neither treequest nor ours
@@ -109,13 +109,16 @@ class Arm:
 def arms(policy: Policy) -> dict[str, Arm]:
     """Return the searches, ours after their peers."""
     scored: Any = {"score": verifier_score, "scores_partial": True}
-    beam, particles = BeamSearch(width=6, branching=2, **scored), ParticleFilter(particles=8, **scored)
+    beam = BeamSearch(width=4, branching=2, distinct=False, **scored)
+    distinct = BeamSearch(width=6, branching=2, **scored)
+    particles = ParticleFilter(particles=8, **scored)
     thoughts = TreeOfThoughts(6, 2, Value(verifier_score), scores_partial=True)
     ab_mcts = ABMCTS(simulations_per_round=4)
     mcts = MCTS(1.0, expansion="sample", width=4, simulations_per_round=4)
     return {
         "its_hub beam search": Arm(its_hub(policy, SCORER, lambda s, p: ItsHubBeamSearch(s, p, 4), 8)),
         "beam search": Arm(ours(policy, beam), "its_hub beam search", limited=False),
+        "beam search, distinct": Arm(ours(policy, distinct), "its_hub beam search", limited=False),
         "Tree of Thoughts": Arm(ours(policy, thoughts), "its_hub beam search", limited=False),
         "its_hub particle filter": Arm(its_hub(policy, SCORER, ParticleFiltering, 8)),
         "particle filter": Arm(ours(policy, particles), "its_hub particle filter", limited=False),
