@@ -10,6 +10,9 @@ import pytest
 
 from rftt import MathVerifier, State, Verdict, Verifier
 from rftt.testing import (
+    LEARNER_PROMISES,
+    POLICY_PROMISES,
+    PROMISES,
     VERIFIER_PROMISES,
     ContractViolation,
     check_verifier,
@@ -81,6 +84,9 @@ def test_a_broken_promise_is_named(build: Callable[[], Verifier], promise: str) 
 
 def test_every_promise_is_one_that_a_verifier_here_breaks() -> None:
     assert {promise for _, promise in BROKEN} == VERIFIER_PROMISES.keys()
+    others = PROMISES.keys() | LEARNER_PROMISES.keys() | POLICY_PROMISES.keys()
+    # What is said of a strategy's calls is said of a verifier's.
+    assert VERIFIER_PROMISES.keys() & others == {"time limit"}
 
 
 def test_a_waived_promise_is_not_demanded_and_others_are() -> None:
