@@ -135,14 +135,20 @@ def test_a_template_without_a_system_turn_gets_its_text_in_the_users() -> None:
 def test_a_model_without_a_template_gets_examples_as_text(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    policy = load_policy(tmp_path, prompted=True, device="cpu", examples=[("1+2", "so 3")])
-    assert policy.question(PROBLEM) == "1+2\nso 3\n\n12+34\n"
+    policy = load_policy(
+        tmp_path, prompted=True, device="cpu", examples=[("1+2", [("analysis", "so 3")])]
+    )
+    assert policy.question(PROBLEM) == "1+2\nplan the first step: so 3\n\n12+34\n"
     with pytest.raises(ValueError, match="examples and question"):
         load_policy(
-            tmp_path, prompted=True, device="cpu", examples=[("1", "1")], question=lambda p: p.question
+            tmp_path,
+            prompted=True,
+            device="cpu",
+            examples=[("1", [("analysis", "1")])],
+            question=lambda p: p.question,
         )
     with pytest.raises(ValueError, match="examples: only a prompted policy takes that"):
-        load_policy(tmp_path, device="cpu", examples=[("1", "1")])
+        load_policy(tmp_path, device="cpu", examples=[("1", [("analysis", "1")])])
 
 
 def test_every_end_of_text_of_the_generation_config_ends_a_body() -> None:

@@ -33,6 +33,15 @@ _ANSWERS: Final = ("direct_answer", "output")
 """Functions of the paper whose steps state an answer."""
 
 
+WorkedExample = tuple[str, Sequence[tuple[str, str]]]
+"""A question and the steps of its solution, each a function and a body."""
+
+
+def plain_prompts(grammar: Grammar) -> dict[str, str]:
+    """Return the prompts of a model without turns: each function's description and a colon."""
+    return {name: f"{function.description}:" for name, function in grammar.functions.items()}
+
+
 def chat_prompts(grammar: Grammar) -> dict[str, str]:
     """Return the prompts of a chat model: for functions of the paper labels such as an assistant would
     write, for others their description and a colon."""

@@ -11,7 +11,16 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.policies.adapters import ADAPTER, load_adapter, load_base
-from rftt.policies.chat import SYSTEM, boxed_openings, chat_prompts, chat_question, plain_question
+from rftt.policies.chat import (
+    SYSTEM,
+    WorkedExample,
+    boxed_openings,
+    chat_prompts,
+    chat_question,
+    plain_prompts,
+    plain_question,
+    solution_text,
+)
 from rftt.policies.functional import FunctionalPolicy
 from rftt.policies.prompted import PromptedPolicy
 from rftt.problems.problem import Problem, question_line
@@ -39,7 +48,7 @@ def load_policy(
     functions: Collection[str] | None = None,
     prompts: Mapping[str, str] | None = None,
     openings: Mapping[str, str] | None = None,
-    examples: Sequence[tuple[str, str]] = (),
+    examples: Sequence[WorkedExample] = (),
     question: Callable[[Problem], str] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -61,7 +70,8 @@ def load_policy(
             with a chat template gets those of :mod:`rftt.policies.chat` by default, whose answers are in
             the box that verifiers look for.
         examples: questions and their worked solutions, which come before each problem; only with
-            ``prompted``. :func:`rftt.policies.chat.solution_text` writes one as the policy's steps.
+            ``prompted``. A solution is a list of steps, each its function and its body:
+            ``("1 + 2 = ?", [("next_step", "1 + 2 = 3"), ("direct_answer", r"\\boxed{3}")])``.
         question: the text with which a problem opens the context. Default of a prompted policy with a
             chat template: the system text of :mod:`rftt.policies.chat`, the examples and the problem as
             turns. Default of others: the examples, and the problem's question on a line.
@@ -115,12 +125,14 @@ def load_policy(
             sampler = _transformers_sampler(model.to(device), tokenizer, **sampling)
     if tokens is not None:
         return FunctionalPolicy(sampler, tokenizer, tokens, question=question or question_line)
-    if tokenizer.chat_template is None:
-        question = question or plain_question(examples)
-    else:
-        prompts = chat_prompts(grammar) | dict(prompts or {})
+    is_chat = tokenizer.chat_template is not None
+    prompts = (chat_prompts if is_chat else plain_prompts)(grammar) | dict(prompts or {})
+    written = [(asked, solution_text(prompts, steps)) for asked, steps in examples]
+    if is_chat:
         openings = boxed_openings(grammar) if openings is None else openings
-        question = question or chat_question(tokenizer, system=SYSTEM, examples=examples)
+        question = question or chat_question(tokenizer, system=SYSTEM, examples=written)
+    else:
+        question = question or plain_question(written)
     return PromptedPolicy(
         sampler, tokenizer, grammar,
         functions=functions, prompts=prompts, openings=openings, question=question,

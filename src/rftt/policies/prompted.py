@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rftt.interfaces import GenerationRequest, State, Step
+from rftt.policies.chat import plain_prompts
 from rftt.policies.sampled import ContextLengthError, SampledPolicy, StepGenerator, probe
 from rftt.problems.problem import BOXED, Problem, question_line
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest
@@ -45,10 +46,11 @@ class PromptedPolicy(SampledPolicy):
             one that states an answer. A request's own prefix takes its place.
         question: the text with which a problem opens the context; default its question and a new line.
         stop: text that ends a body; every id whose text contains it ends the sample, and so do the ends
-            of text of the tokenizer and of the model's generation config.
+            of text of the tokenizer and of the model's generation config. Of other control ids only one
+            that is this very text does: ``">"`` is in the names of most.
 
     Raises:
-        ValueError: if a function is not in the grammar, or no id of the tokenizer contains ``stop``.
+        ValueError: if a function is not in the grammar, or no id but control ids contains ``stop``.
     """
 
     def __init__(
@@ -68,8 +70,7 @@ class PromptedPolicy(SampledPolicy):
         self.grammar = grammar
         self.question = question
         self.functions = frozenset(grammar.functions if functions is None else functions)
-        described = {name: f"{function.description}:" for name, function in grammar.functions.items()}
-        self.prompts: dict[str, str] = described | dict(prompts or {})
+        self.prompts: dict[str, str] = plain_prompts(grammar) | dict(prompts or {})
         self.openings = dict(openings or {})
         for name in ("functions", "prompts", "openings"):
             if unknown := set(getattr(self, name)) - set(grammar.functions):
@@ -80,9 +81,12 @@ class PromptedPolicy(SampledPolicy):
         )
         self._encode_question = lru_cache(maxsize=4096)(partial(encode_question, tokenizer))
         texts = [str(tokenizer.decode([i])) for i in range(sampler.tokenizer_size)]
-        stops = {i for i, text in enumerate(texts) if stop in text}
+        control = control_ids(tokenizer)
+        stops = {
+            i for i, text in enumerate(texts) if stop in text and (i not in control or text == stop)
+        }
         if not stops:
-            raise ValueError(f"stop: no id of the tokenizer contains {stop!r}")
+            raise ValueError(f"stop: no id of the tokenizer, control ids aside, contains {stop!r}")
         ends = set(sampler.end_ids)
         if tokenizer.eos_token_id is not None:
             ends.add(tokenizer.eos_token_id)
@@ -95,7 +99,7 @@ class PromptedPolicy(SampledPolicy):
             tokenizer_size=sampler.tokenizer_size,
             vocab_size=sampler.vocab_size,
             blank_ids=self._blank_ids,
-            banned=control_ids(tokenizer) - self._stop_ids,
+            banned=control - self._stop_ids,
         )
 
     def __fingerprint__(self) -> Mapping[str, Any]:
