@@ -193,8 +193,7 @@ def nano(problems: int) -> tuple[PromptedPolicy, list[Problem]]:
 
 
 def smollm2(problems: int, data: Path) -> tuple[PromptedPolicy, list[Problem]]:
-    from smollm2 import load_smollm2
-    from smollm2_loop import EXAMPLES, PROMPTS, plain_question
+    from smollm2 import EXAMPLES, PROMPTS, load_smollm2, plain_question
 
     model, tokenizer = load_smollm2()
     policy = PromptedPolicy(

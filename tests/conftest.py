@@ -1,8 +1,14 @@
 """Tensor shapes and types are checked at run time while tests run."""
 
+import os
+
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Side by side, workers of several threads each hold one another up. Torch is not yet imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook(
     [

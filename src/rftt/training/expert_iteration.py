@@ -111,7 +111,7 @@ class ExpertIteration:
     epochs: int = field(default=1, validator=validators.ge(1))
     batch_size: int = field(default=16, validator=validators.ge(1))
     learning_rate: float = 1e-4
-    warmup_steps: int = 5
+    warmup_steps: int = 2
     capacity: int = 4096
     per_problem: int = 4
     micro_batch_tokens: int = 2048
