@@ -5,9 +5,14 @@
 All drive the same nano, warmed up as in `rftt demo`, and see one score of a path: the geometric mean of
 its tokens' probabilities, so no gold answer. From all solutions that a search has finished, the answer
 is chosen by one rule, a vote weighted by that score. Ours may spend on a problem as many tokens as the
-peer spent on the mean. Beams and particles go on to their own end instead: a beam that keeps copies, as
-its_hub's does, and particles have its settings; where copies of a path count once, as by default here,
-and in the breadth first search of Tree of Thoughts, 6 paths are kept instead of 4.
+peer spent on the mean. Beams and particles go on to their own end instead, with its_hub's settings: a
+beam of 4 paths with 2 samples each, whether it keeps copies, as its_hub's does, or not, as by default
+here. In the breadth first search of Tree of Thoughts 6 paths are kept instead, because copies count once
+and those that are left get no more samples.
+
+its_hub's beam is not quite the published one (Snell et al. 2024), as ours is: it begins with 2 samples
+instead of 8, and a path that has ended keeps its place and is doubled in each round, so that a good one
+soon fills the beam and the search ends.
 
 its_hub's unit is a step, treequest's a whole solution: below one a check is forced and a new answer
 sampled, where ours branch off from any step. With a step as the node, neither treequest nor ours
@@ -110,7 +115,7 @@ def arms(policy: Policy) -> dict[str, Arm]:
     """Return the searches, ours after their peers."""
     scored: Any = {"score": verifier_score, "scores_partial": True}
     beam = BeamSearch(width=4, branching=2, distinct=False, **scored)
-    distinct = BeamSearch(width=6, branching=2, **scored)
+    distinct = BeamSearch(width=4, branching=2, **scored)
     particles = ParticleFilter(particles=8, **scored)
     thoughts = TreeOfThoughts(6, 2, Value(verifier_score), scores_partial=True)
     ab_mcts = ABMCTS(simulations_per_round=4)

@@ -1,5 +1,6 @@
 """Tensor shapes and types are checked at run time while tests run."""
 
+import itertools
 import os
 
 import pytest
@@ -29,3 +30,9 @@ settings.load_profile("rftt")
 def device(request: pytest.FixtureRequest) -> str:
     """Where models are."""
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_search_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test be the first with a search that has no answer: of later ones few are warned of."""
+    monkeypatch.setattr("rftt.search.answers.unanswered._searches", itertools.count(1))

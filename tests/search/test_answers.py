@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,6 +26,7 @@ from rftt import (
     majority,
     run_search,
 )  # fmt: skip
+from rftt.search.answers import unanswered
 from rftt.search.answers.consistency import mutually_consistent
 from rftt.search.answers.voting import (
     answered,
@@ -35,6 +38,7 @@ from rftt.search.answers.voting import (
 )
 from rftt.search.scores import mean_value
 from rftt.testing.finite.tabular import Reply, TabularPolicy
+from tests.strategies import problems
 
 
 def _step(function: str, text: str, terminal: bool = False) -> Step:
@@ -190,3 +194,23 @@ def test_an_undecided_comparison_keeps_answers_apart() -> None:
     assert weighted(tree, lambda _, node: 1.0, lambda a, b: None) == "b"
     assert same_text(" a", "a ")
     assert best(tree) == "a"
+
+
+def test_of_many_searches_without_an_answer_few_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them was: a process that runs thousands had thousands of warnings."""
+    monkeypatch.setattr(unanswered, "_searches", itertools.count(1))
+    wordless = TabularPolicy(Grammar.default(), {(): [Reply("next_step", "hm", 1.0)]})
+    at = []
+    for number in range(1, 1002):
+        # Searches that are silenced do not count.
+        with caplog.at_level(logging.ERROR if number == 7 else logging.WARNING, unanswered.__name__):
+            run_search(problems(), BestOfN(), wordless, MathVerifier(), SearchConfig(Budget(rollouts=2)))
+        at += [(number, record.getMessage().partition("so far: ")[2]) for record in caplog.records]
+        caplog.clear()
+    assert at == [(1, _next(1)), (11, _next(10)), (101, _next(100)), (1001, _next(1000))]
+
+
+def _next(count: int) -> str:
+    return f"{count}; the next warning is at {10 * count}"

@@ -113,8 +113,8 @@ def _expanded(tree: SearchTree) -> Counter[tuple[tuple[str, str], ...]]:
 
 
 def test_a_beam_does_not_fill_up_with_copies() -> None:
-    searcher = BeamSearch(width=64, branching=64)
-    config = SearchConfig(Budget(rollouts=704), seed=0)
+    searcher = BeamSearch(width=8, branching=8)
+    config = SearchConfig(Budget(rollouts=3 * 64), seed=0)
     (tree,) = run_search(problems(), searcher, ONE_IDEA, MathVerifier(), config)
     assert len(tree.children[0]) == 64
     found = {tuple(text for _, text in path) for path in _expanded(tree)}

@@ -6,7 +6,7 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftt import (
@@ -26,7 +26,8 @@ from rftt.search.strategies import GumbelMCTS
 from rftt.search.strategies.mcts import Dirichlet
 from rftt.search.strategies.schedules import Exponential, Linear, Widening
 from rftt.search.strategies.selection import puct, qtransform_by_parent_and_siblings, uct
-from rftt.testing import check_searcher
+from rftt.testing import check_searcher, finite_problems
+from rftt.testing.finite.problem import FiniteProblem
 from rftt.testing.finite.tabular import Reply, TabularPolicy
 from tests.strategies import policies, problems
 
@@ -79,23 +80,33 @@ def test_a_budget_that_exhausts_the_tree_finds_the_best_leaf_and_ends(
     assert (best(tree) == "1") == _has_right_leaf(policy)
 
 
-@pytest.mark.parametrize(
-    "searcher",
-    [
-        MCTS(),
-        MCTS(discount=0.5, width=2),
-        MCTS(until="step"),
-        MCTS(selection=puct),
-        MCTS(exploration=Linear(2.0, 0.0, 10), simulations_per_round=2),
-        MCTS(exploration=Exponential(2.0, 0.1, 10), qtransform=qtransform_by_parent_and_siblings),
-        MCTS(widening=Widening(1.0, 0.5)),
-        MCTS(selection=puct, noise=Dirichlet()),
-        GumbelMCTS(),
-        GumbelMCTS(max_num_considered_actions=2, discount=0.9),
-    ],
-    ids=lambda searcher: type(searcher).__name__,
-)
-def test_every_variant_finds_the_best_leaf(searcher: Searcher) -> None:
+COMPLETE = [
+    MCTS(),
+    MCTS(discount=0.5, width=2),
+    MCTS(until="step"),
+    MCTS(selection=puct),
+    MCTS(exploration=Linear(2.0, 0.0, 10), simulations_per_round=2),
+    MCTS(exploration=Exponential(2.0, 0.1, 10), qtransform=qtransform_by_parent_and_siblings),
+    MCTS(widening=Widening(1.0, 0.5)),
+    MCTS(selection=puct, noise=Dirichlet()),
+    GumbelMCTS(),
+    GumbelMCTS(max_num_considered_actions=2, discount=0.9),
+]
+
+
+@settings(max_examples=20)
+@given(finite_problems(unique=True))
+def test_every_variant_finds_the_best_leaf(finite: FiniteProblem) -> None:
+    for searcher in COMPLETE:
+        config = SearchConfig(Budget(rollouts=1000), max_depth=finite.depth)
+        (tree,) = run_search(finite.problems(), searcher, finite.policy, finite.verifier, config)
+        scores = [verdict.score for verdict in tree.verdict if verdict and verdict.score is not None]
+        assert max(scores, default=None) == finite.best_score, searcher
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("searcher", COMPLETE, ids=lambda searcher: type(searcher).__name__)
+def test_every_variant_keeps_every_promise_and_finds_the_best_leaf(searcher: Searcher) -> None:
     check_searcher(searcher, finds_best=True, max_examples=10)
 
 

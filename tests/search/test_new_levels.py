@@ -1,4 +1,4 @@
-"""Strategies that go level by level, as their papers have them: Tree of Thoughts, REBASE, lookahead."""
+"""Strategies that go level by level, as their papers have them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,41 @@ def expanded(tree: SearchTree) -> list[str]:
 def first_step(tree: SearchTree, text: str) -> int:
     """The first of the first steps with a text."""
     return next(node for node in tree.children[0] if tree.text(node) == text)
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+def test_a_beam_samples_as_much_in_each_round_and_leaves_ends_behind(distinct: bool) -> None:
+    """Of 40 first steps, a 0.9, end 0.85, c 0.8 and b 0.2, the two best that go on are kept, and get 20
+    samples each: a and c, or two of some twelve copies of a."""
+    searcher = BeamSearch(
+        width=2, branching=20, distinct=distinct, score=verifier_score, scores_partial=True
+    )
+    tree = search(searcher, FIRST | SECOND, SCORES)
+    grown = [node for node in tree.children[0] if tree.children[node]]
+    assert texts(tree, grown) == (["a", "c"] if distinct else ["a", "a"])
+    assert [len(tree.children[node]) for node in (0, *grown)] == [40, 20, 20]
+
+
+@settings(max_examples=40)
+@given(
+    finite_problems(), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(0, 9)
+)  # fmt: skip
+def test_a_beam_shares_as_many_samples_in_each_round(
+    finite: FiniteProblem, width: int, branching: int, distinct: bool, seed: int
+) -> None:
+    """A beam that was not full, as in the first round, sampled less. The best get what is left over."""
+    searcher = BeamSearch(width=width, branching=branching, distinct=distinct)
+    config = SearchConfig(Budget(), seed=seed, max_depth=finite.depth)
+    (tree,) = run_search(finite.problems(), searcher, finite.policy, finite.verifier, config)
+    for depth in range(tree.rounds):
+        grown = [node for node in range(len(tree)) if tree.depth[node] == depth and tree.children[node]]
+        counts = [len(tree.children[node]) for node in grown]
+        assert len(grown) <= width
+        assert sum(counts) == width * branching
+        assert max(counts) - min(counts) <= 1
+        if depth:
+            grown.sort(key=lambda node: -mean_log_prob(tree, node))
+            assert [len(tree.children[node]) for node in grown] == sorted(counts, reverse=True)
 
 
 def test_tree_of_thoughts_keeps_the_best_states_finished_or_not() -> None:

@@ -50,30 +50,33 @@ from tests.testing import broken
 SHIPPED: list[Searcher] = [
     BestOfN(),
     BeamSearch(width=2, branching=2),
-    MCTS(),
     MCTS(simulations_per_round=3, width=2, discount=0.5),
     MCTS(expansion="sample", width=3),
-    MCTS(selection=puct, until="step"),
-    MCTS(selection=puct, noise=Dirichlet(), qtransform=qtransform_by_parent_and_siblings),
-    MCTS(exploration=Exponential(4.0, 0.5, 20), widening=Widening(1.0, 0.5), width=2),
     GumbelMCTS(max_num_considered_actions=3, discount=0.9),
     DiverseTreeSearch(subtrees=2, branching=2),
     FrontierSearch(branching=2, nodes_per_round=2),
-    FrontierSearch(breadth_first, branching=2),
-    FrontierSearch(depth_first, branching=2),
     ParticleFilter(particles=3),
     UncertaintyForking(roots=2, forks_per_round=2),
     AdaptiveConsistency(samples_per_round=2),
     ABMCTS(),
-    ABMCTS(MixedModel(), simulations_per_round=3, until="step", scores_partial=True),
     TreeOfThoughts(breadth=2, samples=2),
-    TreeOfThoughts(breadth=2, samples=2, evaluate=Vote(SoftmaxBallot())),
     REBASE(width=4),
     LookaheadSearch(width=2, branching=2, steps_ahead=2),
     VerifyThenRefine(samples=2, verify="a", refine="b"),
-    VerifyThenRefine(samples=3, doubt=Outvoted(), verify="a", refine="a"),
     DeepConfidence(warmup=2, solutions=5, per_round=2, window=2),
 ]
+VARIANTS: list[Searcher] = [
+    MCTS(),
+    MCTS(selection=puct, until="step"),
+    MCTS(selection=puct, noise=Dirichlet(), qtransform=qtransform_by_parent_and_siblings),
+    MCTS(exploration=Exponential(4.0, 0.5, 20), widening=Widening(1.0, 0.5), width=2),
+    FrontierSearch(breadth_first, branching=2),
+    FrontierSearch(depth_first, branching=2),
+    ABMCTS(MixedModel(), simulations_per_round=3, until="step", scores_partial=True),
+    TreeOfThoughts(breadth=2, samples=2, evaluate=Vote(SoftmaxBallot())),
+    VerifyThenRefine(samples=3, doubt=Outvoted(), verify="a", refine="a"),
+]
+"""Shipped strategies with other settings."""
 
 OPEN_ENDED = {"ends": "the budget ends it"}
 GREEDY = {"starvation": "without exploration, an option that looks worse is not tried"}
@@ -83,9 +86,11 @@ def _name(value: object) -> str:
     return type(value).__name__ if isinstance(value, Searcher) else "reasons"
 
 
-@pytest.mark.parametrize("searcher", SHIPPED, ids=_name)
+@pytest.mark.parametrize(
+    "searcher", [*SHIPPED, *(pytest.param(each, marks=pytest.mark.slow) for each in VARIANTS)], ids=_name
+)
 def test_shipped_strategies_keep_every_promise(searcher: Searcher) -> None:
-    check_searcher(searcher, max_examples=12)
+    check_searcher(searcher, max_examples=12, max_rounds=200)
 
 
 @pytest.mark.parametrize(
@@ -96,15 +101,15 @@ def test_shipped_strategies_keep_every_promise(searcher: Searcher) -> None:
 def test_a_promise_can_be_waived_with_a_reason(searcher: Searcher, reasons: dict[str, str]) -> None:
     (promise,) = reasons
     with pytest.raises(ContractViolation) as caught:
-        check_searcher(searcher, max_examples=5, max_rounds=200)
+        check_searcher(searcher, max_examples=5, max_shrinks=10, max_rounds=200)
     assert caught.value.promise == promise
     check_searcher(searcher, max_examples=5, max_rounds=200, waived=reasons)
 
 
 def test_a_complete_strategy_finds_the_best_leaf_and_another_does_not() -> None:
-    check_searcher(MCTS(simulations_per_round=2), max_examples=15, finds_best=True)
+    check_searcher(MCTS(simulations_per_round=2), max_examples=10, finds_best=True)
     with pytest.raises(ContractViolation, match="the search found None") as caught:
-        check_searcher(broken.SamplesFew(count=1), max_examples=15, finds_best=True)
+        check_searcher(broken.SamplesFew(count=1), max_examples=10, max_shrinks=30, finds_best=True)
     assert caught.value.promise == "best leaf"
 
 
@@ -139,13 +144,13 @@ def test_trees_of_shipped_strategies_are_the_same_in_any_process() -> None:
         for hash_seed in ("1", "2")
     ]
     assert digests[0] == digests[1]
-    assert digests[0].count("\n") == len(SHIPPED)
+    assert digests[0].count("\n") == len([*SHIPPED, *VARIANTS])
 
 
 def digest() -> str:
     """A line for each shipped strategy, that tells its trees from others."""
     lines = []
-    for searcher in SHIPPED:
+    for searcher in [*SHIPPED, *VARIANTS]:
         held = [columns(tree) for seed in range(2) for tree in search(searcher, table=0, seed=seed)]
         lines.append(hashlib.blake2b(json.dumps(held).encode(), digest_size=16).hexdigest())
     return "\n".join(lines)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, field
 
 from rftt.search.searcher import Searcher
 from rftt.testing.searcher.calls.forwarding import Limited, pristine
 from rftt.testing.searcher.calls.time_limit import TimeLimit
+from rftt.testing.searcher.settings import CheckSettings
 
 
 class AbandonedError(Exception):
@@ -20,23 +21,19 @@ class Bench:
 
     Attributes:
         searcher: the strategy, which is never called itself.
+        settings: how it is checked.
         skipped: names of promises that are not demanded: waived, or known to be broken.
         limit: on the time of one call.
-        rewards: the lowest and the highest score.
-        max_examples, max_shrinks, seed: of each part that draws cases.
-        patience: rollouts after which an option that was passed over counts as starved.
-        max_rounds: rounds after which a search counts as endless.
     """
 
     searcher: Searcher
-    skipped: set[str]
-    limit: TimeLimit
-    rewards: tuple[float, float] = (-1.0, 1.0)
-    max_examples: int = 50
-    max_shrinks: int = 150
-    seed: int = 0
-    patience: int = 256
-    max_rounds: int = 1000
+    settings: CheckSettings
+    skipped: set[str] = field(init=False)
+    limit: TimeLimit = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.skipped = self.settings.not_demanded()
+        self.limit = TimeLimit(self.settings.seconds)
 
     def fresh(self) -> Limited:
         """Return a copy that has searched nothing, so that a strategy with state fails the same way

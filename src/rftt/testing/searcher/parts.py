@@ -56,16 +56,15 @@ class Findings:
     untried: dict[str, str] = field(factory=dict)
 
 
-def find_broken(bench: Bench, finds_best: bool) -> Findings:
+def find_broken(bench: Bench) -> Findings:
     """Run all parts. A promise that is found to be broken is not demanded any more, and its part is run
     again, so that what else is broken is found too.
 
     Args:
         bench: the strategy. What is found is added to ``skipped``.
-        finds_best: whether the best leaf must be found.
     """
     with _quiet():
-        return _find(bench, finds_best)
+        return _find(bench)
 
 
 @contextmanager
@@ -80,9 +79,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _find(bench: Bench, finds_best: bool) -> Findings:
+def _find(bench: Bench) -> Findings:
     findings = Findings()
-    for part in (*_PARTS, *([check_optima] if finds_best else [])):
+    for part in (*_PARTS, *([check_optima] if bench.settings.finds_best else [])):
         try:
             while violation := _run(part, bench, findings):
                 _note(bench, findings, violation)

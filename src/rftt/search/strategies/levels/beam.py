@@ -36,12 +36,19 @@ class _LevelSearch(Searcher):
         """How many paths begin at the question."""
 
     @abstractmethod
+    def _counts(self, paths: int) -> list[int]:
+        """Say how many samples each of some paths gets, the best path first."""
+
+    @abstractmethod
     def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
         """Choose among the samples of each path, best first, those that are kept."""
 
     def ask(self, tree: SearchTree, rng: Random) -> Sequence[Expansion]:
         paths: list[int] = tree.memo.get(_BEAM, [tree.start] * self._first_paths)
-        return [Expansion(node, count=self.branching, until="step") for node in paths]
+        return [
+            Expansion(node, count=count, until="step")
+            for node, count in zip(paths, self._counts(len(paths)), strict=True)
+        ]
 
     def tell(self, tree: SearchTree, results: Sequence[ExpansionResult]) -> None:
         super().tell(tree, results)
@@ -58,14 +65,22 @@ class _LevelSearch(Searcher):
 
 @frozen
 class BeamSearch(_LevelSearch):
-    """Expand every path of the beam by ``branching`` samples of one step, and keep the best ``width``
-    unfinished paths as the next beam. Ends when no unfinished path is left.
+    """Search by a beam over steps (Snell et al. 2024, arXiv 2408.03314): sample ``width * branching``
+    steps, keep the best ``width`` paths, and go on from these.
+
+    So the paper's number of beams ``N`` is ``width * branching`` here, and its beam width ``M`` is
+    ``branching``. Each round samples ``N`` steps, the first too, shared evenly among the paths that are
+    kept. What the paper leaves open is as in search-and-learn (Beeching et al. 2024, "Scaling test-time
+    compute with open models"): a path that has ended leaves the beam and makes room for the next best,
+    and where fewer than ``width`` are left, because others have ended or are copies, each gets more
+    samples. Ends when no unfinished path is left. Where ends should keep their place,
+    :class:`~rftt.search.strategies.levels.tree_of_thoughts.TreeOfThoughts` does that.
 
     Attributes:
         width: paths kept.
         distinct: whether paths of equal steps count once, so that a beam does not fill up with copies of
             one. Credit that takes the children of a node for samples of the policy needs all of them.
-        branching: samples a path.
+        branching: samples a path of a full beam.
         score: what "best" means; larger is better.
         scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
     """
@@ -76,6 +91,9 @@ class BeamSearch(_LevelSearch):
     @property
     def _first_paths(self) -> int:
         return 1
+
+    def _counts(self, paths: int) -> list[int]:
+        return even_shares(self.width * self.branching, paths)
 
     def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
         unfinished = [node for nodes in samples for node in nodes if tree.is_open(node)]
@@ -105,5 +123,14 @@ class DiverseTreeSearch(_LevelSearch):
     def _first_paths(self) -> int:
         return self.subtrees
 
+    def _counts(self, paths: int) -> list[int]:
+        return [self.branching] * paths
+
     def _keep(self, tree: SearchTree, samples: Sequence[Sequence[int]]) -> list[int]:
         return [node for nodes in samples for node in self._best(tree, nodes, 1)]
+
+
+def even_shares(samples: int, paths: int) -> list[int]:
+    """Share samples evenly among paths; what is left over goes to the first, one each."""
+    each, left = divmod(samples, paths)
+    return [each + (place < left) for place in range(paths)]

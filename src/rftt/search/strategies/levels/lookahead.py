@@ -10,6 +10,7 @@ from attrs import field, frozen, validators
 
 from rftt.search.scores import NodeScore, score_node, verifier_score, without_copies
 from rftt.search.searcher import Expansion, ExpansionResult, Searcher
+from rftt.search.strategies.levels.beam import even_shares
 from rftt.search.tree.tree import SearchTree
 
 _BEAM: Final = "lookahead"
@@ -19,18 +20,19 @@ _BEAM: Final = "lookahead"
 class LookaheadSearch(Searcher):
     """Search by a beam that looks ahead (Snell et al. 2024, arXiv 2408.03314).
 
-    Every path of the beam is expanded by ``branching`` samples of one step. From each new step one
-    rollout goes up to ``steps_ahead`` steps further, or to the end of its solution; the score of where
-    it ends is the score of the step. The ``width`` best unfinished steps are the next beam; rollouts
-    stay on the tree, but the beam does not go on from them. With ``steps_ahead=0`` this is beam search.
-    Ends when no unfinished step is left.
+    The paths of the beam are expanded by ``width * branching`` samples of one step, as
+    :class:`~rftt.search.strategies.levels.beam.BeamSearch` shares them. From each new step one rollout
+    goes up to ``steps_ahead`` steps further, or to the end of its solution; the score of where it ends
+    is the score of the step. The ``width`` best unfinished steps are the next beam; rollouts stay on the
+    tree, but the beam does not go on from them. With ``steps_ahead=0`` this is beam search. Ends when no
+    unfinished step is left.
 
     The paper decodes rollouts at temperature 0. Here they are samples like all others: a policy that
     decodes greedily would also do so for the beam.
 
     Attributes:
         width: paths kept.
-        branching: samples a path.
+        branching: samples a path of a full beam.
         steps_ahead: steps of a rollout, ``k`` in the paper.
         score: of where a rollout ends, such as a process reward model's through ``verifier_score``.
         scores_partial: whether the verifier judges each step, so that ``score`` can read its verdict.
@@ -47,7 +49,11 @@ class LookaheadSearch(Searcher):
         if memo["ahead"]:
             heads = [head for _, head in memo["steps"] if tree.is_open(head)]
             return [Expansion(head, until="step") for head in heads]
-        return [Expansion(node, count=self.branching, until="step") for node in memo["beam"]]
+        shares = even_shares(self.width * self.branching, len(memo["beam"]))
+        return [
+            Expansion(node, count=count, until="step")
+            for node, count in zip(memo["beam"], shares, strict=True)
+        ]
 
     def tell(self, tree: SearchTree, results: Sequence[ExpansionResult]) -> None:
         super().tell(tree, results)

@@ -180,7 +180,9 @@ class AskTell(RuleBasedStateMachine):
         self, sides: Sequence[_Side], searcher: Searcher, budget: Budget, data: st.DataObject | None
     ) -> None:
         """Search one round."""
-        drawn = Drawn(self.grammar, {s.tree.problem.id: s.tape for s in sides}, self.bench.rewards, data)
+        drawn = Drawn(
+            self.grammar, {s.tree.problem.id: s.tape for s in sides}, self.bench.settings.rewards, data
+        )
         resume_search(
             [side.tree for side in sides], searcher, drawn, drawn,
             SearchConfig(budget, max_depth=self.max_depth), on_round=lambda trees, finished: False,

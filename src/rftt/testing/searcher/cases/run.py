@@ -29,23 +29,23 @@ _FEW = st.integers(1, 4)
 def check_rounds(bench: Bench) -> None:
     """Raise the promise that is broken on two trees with arbitrary replies."""
 
-    smallest = Smallest(bench.max_shrinks)
+    smallest = Smallest(bench.settings.max_shrinks)
 
     class Machine(AskTell):
         def __init__(self) -> None:
             super().__init__(bench, smallest)
 
-    machine = hypothesis.seed(bench.seed)(Machine)
+    machine = hypothesis.seed(bench.settings.seed)(Machine)
     _run(lambda: run_state_machine_as_test(machine, settings=_limits(bench)), smallest)
 
 
 def check_searches(bench: Bench) -> None:
     """Raise the promise that is broken in whole searches of made-up finite problems."""
 
-    smallest = Smallest(bench.max_shrinks)
+    smallest = Smallest(bench.settings.max_shrinks)
 
     @given(
-        finite_problems(bench.rewards),
+        finite_problems(bench.settings.rewards),
         _budgets(bench.needs_rollout_limit),
         st.integers(1, 4),
         st.integers(0, 3),
@@ -55,21 +55,21 @@ def check_searches(bench: Bench) -> None:
         with suppress(AbandonedError), smallest.watching():
             Searches(bench, finite, budget, seed).check(stop)
 
-    _run(hypothesis.seed(bench.seed)(_limits(bench)(searches)), smallest)
+    _run(hypothesis.seed(bench.settings.seed)(_limits(bench)(searches)), smallest)
 
 
 def check_optima(bench: Bench) -> None:
     """Raise the promise that is broken if the best leaf of a made-up finite problem is not found."""
 
-    smallest = Smallest(bench.max_shrinks)
+    smallest = Smallest(bench.settings.max_shrinks)
 
-    @given(finite_problems(bench.rewards, unique=True))
+    @given(finite_problems(bench.settings.rewards, unique=True))
     def optima(finite: FiniteProblem) -> None:
         smallest.begin()
         with suppress(AbandonedError), smallest.watching():
             check_best_leaf(bench, finite)
 
-    _run(hypothesis.seed(bench.seed)(_limits(bench)(optima)), smallest)
+    _run(hypothesis.seed(bench.settings.seed)(_limits(bench)(optima)), smallest)
 
 
 def _budgets(needs_rollouts: bool) -> st.SearchStrategy[Budget]:
@@ -87,8 +87,8 @@ def _budgets(needs_rollouts: bool) -> st.SearchStrategy[Budget]:
 
 def _limits(bench: Bench) -> settings:
     return settings(
-        max_examples=bench.max_examples, stateful_step_count=_STEPS, deadline=None, database=None,
-        report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
+        max_examples=bench.settings.max_examples, stateful_step_count=_STEPS, deadline=None,
+        database=None, report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
         phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
     )  # fmt: skip
 

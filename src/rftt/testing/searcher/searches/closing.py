@@ -71,7 +71,7 @@ class _Closing(Watched):
 
 def check_closing(bench: Bench) -> None:
     """Raise the promise that is broken if a node is closed too early."""
-    low, high = bench.rewards
+    low, high = bench.settings.rewards
     for seed, favourite in enumerate(EndlessPolicy.names):
         watched = _Closing(bench.fresh(), bench.skipped, checks_trees=False)
         verifier = FirstStepVerifier.favouring(favourite, low, high)

@@ -66,7 +66,7 @@ def check_endings(bench: Bench) -> None:
     ended. A strategy that plans with the budget's rollouts has nearly as many."""
     if EndsBroken.promise in bench.skipped:
         return
-    rewards, max_rounds = bench.rewards, bench.max_rounds
+    rewards, max_rounds = bench.settings.rewards, bench.settings.max_rounds
     max_rollouts = _ROLLOUTS_A_ROUND * max_rounds
     limit = max(1, max_rounds - 1) if bench.needs_rollout_limit else None
     # Every round samples something, so this limit leaves no search of max_rounds.
@@ -105,7 +105,7 @@ def check_plans(bench: Bench) -> None:
     """
     if not bench.needs_rollout_limit or EndsBroken.promise in bench.skipped:
         return
-    low, high = bench.rewards
+    low, high = bench.settings.rewards
     for favourite in EndlessPolicy.names:
         verifier = FirstStepVerifier.favouring(favourite, low, high)
         trees = []
@@ -135,8 +135,8 @@ def check_plans(bench: Bench) -> None:
 def check_best_leaf(bench: Bench, finite: FiniteProblem) -> None:
     """Raise the promise that is broken if the best leaf is not found within ``max_rounds``."""
     watched = Watched(bench.fresh(), bench.skipped, checks_trees=False)
-    rollouts = bench.max_rounds if bench.needs_rollout_limit else None
-    budget = Budget(rollouts, policy_calls=bench.max_rounds)
+    rollouts = bench.settings.max_rounds if bench.needs_rollout_limit else None
+    budget = Budget(rollouts, policy_calls=bench.settings.max_rounds)
     config = SearchConfig(budget, max_depth=finite.depth)
     (tree,) = run_search(finite.problems(), watched, finite.policy, finite.verifier, config)
     scores = [v.score for v in tree.verdict if v is not None and v.score is not None]

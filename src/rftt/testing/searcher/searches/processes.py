@@ -64,7 +64,7 @@ def check_processes(bench: Bench) -> None:
         _compare(bench, first[str(number)], second[str(number)], StateBroken, what)
     for number in order:
         try:
-            here = child.search_known(bench.fresh(), number, bench.rewards)
+            here = child.search_known(bench.fresh(), number, bench.settings.rewards)
         except Exception as error:
             here = {"error": repr(error)}
         what = f"problem {number} searched in this process, and in one with another PYTHONHASHSEED"
@@ -79,7 +79,7 @@ def _pickled(bench: Bench, order: list[int]) -> bytes:
     if type(bench.searcher).__module__ == _MAIN:
         raise _ClosedError("its class is in __main__")
     try:
-        return pickle.dumps((bench.fresh().searcher, order, bench.rewards))
+        return pickle.dumps((bench.fresh().searcher, order, bench.settings.rewards))
     except Exception as error:
         raise _ClosedError(f"pickling it raised {error!r}") from error
 

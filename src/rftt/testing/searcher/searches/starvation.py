@@ -86,12 +86,12 @@ class _Counting(Watched):
 
 def check_starvation(bench: Bench) -> None:
     """Raise the promise that is broken if an option is starved."""
-    low, high = bench.rewards
+    low, high = bench.settings.rewards
     for favourite in EndlessPolicy.names:
         verifier = FirstStepVerifier.favouring(favourite, low, high)
-        rollouts = bench.patience + bench.patience // 2
+        rollouts = bench.settings.patience + bench.settings.patience // 2
         why = f"{favourite!r} paid {high:g}"
-        _check(bench, EndlessPolicy(), verifier, rollouts, bench.patience, why)
+        _check(bench, EndlessPolicy(), verifier, rollouts, bench.settings.patience, why)
     even = min(max(0.0, low), high)
     # Where scores shrink on their way up, only the score 0 is the same for all.
     if bench.searcher.needs_prior and (even == 0 or bench.fresh().discount == 1):

@@ -203,6 +203,6 @@ def _stop_after(rounds: int) -> OnRound:
 
 def check_seconds(bench: Bench) -> None:
     """Raise what is broken if every policy call takes longer than the search may."""
-    finite = ladder(bench.rewards)[-1]
+    finite = ladder(bench.settings.rewards)[-1]
     searches = Searches(bench, finite, Budget(seconds=_SECONDS, rollouts=64))
     searches.check_budget(bench.fresh(), finite.problems(1), pause=2 * _SECONDS)
