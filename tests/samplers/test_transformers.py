@@ -23,7 +23,7 @@ from rftt import TransformersSampler
 from rftt.samplers.plain import PlainSampler
 from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, SampleRequest
-from rftt.samplers.transformers.kv_cache import KVCache
+from rftt.samplers.transformers.kv_cache import KVCache, SlotSource
 from rftt.tokens.automaton import END, TokenAutomaton, stop_automaton
 from tests.chi_squared import assert_drawn_from
 from tests.models import tiny_model, tokenizer
@@ -346,14 +346,18 @@ def test_room_for_long_sequences_takes_no_memory_before_it_is_used() -> None:
 
     cache = KVCache(tiny_model())
     before = resident()
-    cache.reserve([], slots=512, columns=10, limit=20_000)
+    cache.arrange([SlotSource(None, 0, 10)] * 512, limit=20_000, most_bytes=1 << 30)
     cache.tokens(3, 0, 50).fill_(1.0)
     assert cache.store.numel() * 4 > 2_000_000_000
     assert resident() - before < 10_000_000
     # What slots hold is kept when there are more of them.
-    cache.reserve([0, 0, 0, 50], slots=600, columns=10, limit=20_000)
+    more = [SlotSource(slot, 50 if slot == 3 else 0, 50) for slot in range(512)]
+    cache.arrange([*more, *[SlotSource(None, 0, 50)] * 88], limit=20_000, most_bytes=1 << 30)
     assert cache.tokens(3, 0, 50).eq(1.0).all()
     assert not cache.tokens(3, 50, 60).any()
+    assert resident() - before < 10_000_000
+    # Attention reads as many columns of each slot as the longest has.
+    assert cache.store[8:16].sum() == 0
     assert resident() - before < 10_000_000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -35,6 +36,15 @@ def test_the_bar_ends_at_all_completions(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().err
     assert "coins: 100%" in shown
     assert "12/12" in shown
+
+
+def test_the_bar_moves_while_no_completion_arrives(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rftt.search.engine.progress._REFRESH_SECONDS", 0.01)
+    with progress(12, "coins"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err.count("0/12") > 3
 
 
 class _OneByOne(TabularPolicy):

@@ -13,6 +13,7 @@ import torch
 from attrs import evolve
 
 from rftt import BestOfN, Budget, FunctionalPolicy, MathVerifier, Problem, SearchConfig
+from rftt.samplers.plain import PlainSampler
 from rftt.training.expert_iteration import ExpertIteration, Round
 from tests.models import functional_policy
 from tests.training.test_tuner import LikesAnalysis
@@ -106,6 +107,23 @@ def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path) -> None:
     more = _iteration(again, max_rounds=2).run(again.sampler.model, PROBLEMS, tmp_path)
     assert more[:1] == rounds
     assert len(more) == 2
+
+
+def test_a_copy_that_samples_follows_the_model(tmp_path: Path) -> None:
+    """In lower precision, as a model that is tuned in mixed precision is searched faster."""
+    model, copy = functional_policy(brief=True), functional_policy(brief=True)
+    copy.sampler.model.to(torch.bfloat16)
+    rounds = _iteration(copy).run(model.sampler.model, PROBLEMS, tmp_path)
+    assert sum(r.updates for r in rounds) > 0
+    assert torch.equal(_weights(copy), _weights(model).to(torch.bfloat16))
+    assert not torch.equal(_weights(model), _weights(functional_policy(brief=True)))
+
+
+def test_a_sampler_of_another_model_that_cannot_follow_is_refused(tmp_path: Path) -> None:
+    model, other = functional_policy(brief=True), functional_policy(brief=True)
+    other.sampler = PlainSampler(other.sampler.model, other.tokenizer)
+    with pytest.raises(NotImplementedError, match="PlainSampler cannot take over the weights"):
+        _iteration(other).run(model.sampler.model, PROBLEMS, tmp_path)
 
 
 def _rounds(*right: float, paths: int = 9) -> list[Round]:

@@ -149,6 +149,10 @@ def _transformers_sampler(
         # A wrong setting is refused by the fast sampler for every family.
         if getattr(model, "_supports_attention_backend", False):
             raise
+        if "memory_bytes" in sampling:
+            raise ValueError(
+                f"memory_bytes: {error}, and PlainSampler cannot keep to it; give a batch_size"
+            ) from error
         # It has no prefix cache.
         sampling.pop("prefix_bytes", None)
         plain = PlainSampler(model, tokenizer, **sampling)

@@ -69,7 +69,7 @@ class PlainSampler(Sampler):
                 f"{type(base).__name__} is recurrent, and padding would change its state: no sampler of "
                 "this library runs it; serve it and use ServerSampler"
             )
-        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        self._takes = inspect.signature(base.forward).parameters.keys()
         self.sampling_params = SamplingParams(temperature, top_p, min_p)
         self.tokenizer_size = len(tokenizer)
         self.max_length = context_length(self.model)
@@ -154,14 +154,15 @@ class PlainSampler(Sampler):
     ) -> Float[Tensor, "rows size"]:
         """Return the logits that follow the last ids."""
         positions = (known.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        more = {"position_ids": positions} if self._takes_positions else {}
+        # Logits of every id of a prompt take far more memory than all else.
+        more = {"position_ids": positions, "logits_to_keep": 1}
         with evaluating(self.model):
             output = self.model(
                 input_ids=ids,
                 attention_mask=known,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                **more,
+                **{name: value for name, value in more.items() if name in self._takes},
             )
         logits: Tensor = output.logits[:, -1]
         return logits

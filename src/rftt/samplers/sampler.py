@@ -118,6 +118,19 @@ class Sampler(ABC):
         They are normalised over all ids that the state allows, at temperature 1. A stream in flight is
         not disturbed."""
 
+    def update(self, model: Any) -> None:
+        """Take over the weights that a model has now, which is tuned outside this sampler. There is
+        nothing to do where the sampler runs that very model.
+
+        Raises:
+            NotImplementedError: if the sampler cannot.
+        """
+        if model is not getattr(self, "model", None):
+            raise NotImplementedError(
+                f"{type(self).__name__} cannot take over the weights of another model: let it sample "
+                "from the model that is tuned"
+            )
+
     @abstractmethod
     def __fingerprint__(self) -> Mapping[str, Any]:
         """Describe settings and weights, so that a recorded search is not resumed with another model."""

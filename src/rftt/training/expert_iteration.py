@@ -82,7 +82,8 @@ class ExpertIteration:
     pass over the problems on, it is one of problems that were learned from.
 
     Attributes:
-        policy: samples from the model that is tuned, at a temperature that gives different paths.
+        policy: samples from the model that is tuned, or from a copy, such as one of lower precision or
+            vLLM's, that gets its weights after each round; at a temperature that gives different paths.
         searcher: the strategy.
         verifier: says which paths are right.
         config: the settings of each search, except that its seed is derived from ``config.seed`` and the
@@ -188,7 +189,7 @@ class ExpertIteration:
         buffer.add(trees, self.policy)
         judged = [[r.score >= buffer.min_score for r in rollouts] for rollouts in judged_rollouts(trees)]
         updates = self._learn(number, model, buffer)
-        self._follow(model)
+        self.policy.sampler.update(model)
         found = Round(
             number=number,
             problems=len(chosen),
@@ -242,12 +243,6 @@ class ExpertIteration:
         trainer.fit(tuner, loader)
         return len(loader)
 
-    def _follow(self, model: nn.Module) -> None:
-        """Give the sampler the weights, where it has a copy of its own."""
-        update = getattr(self.policy.sampler, "update", None)
-        if update is not None:
-            update(model)
-
     def _resume(self, directory: Path, model: nn.Module, buffer: ReplayBuffer) -> list[Round]:
         folders = sorted(path for path in directory.glob("round_*") if path.suffix == "")
         states = [json.loads((f / "round.json").read_text(encoding="utf-8")) for f in folders]
@@ -255,7 +250,7 @@ class ExpertIteration:
             _forget_earlier(directory, folders[-1])
             load_model(model, str(folders[-1] / _WEIGHTS))
             buffer.load_state_dict(states[-1]["buffer"])
-        self._follow(model)
+        self.policy.sampler.update(model)
         return [Round(**state["round"]) for state in states]
 
     def _refuse_other_settings(self, directory: Path, problems: Sequence[Problem]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,7 +13,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rftt.samplers.sampler import SampleRequest
+from rftt.samplers.transformers.memory import MemoryPlan
 from rftt.tokens.automaton import TokenAutomaton
+
+HEADROOM: Final = 32
+"""Ids that each sequence can still draw when the last one begins; fewer make sequences begin for which
+there is soon no room."""
 
 
 @define(eq=False)
@@ -68,10 +74,20 @@ class SequenceGroup:
         return len(self.prompt) + len(self.ids) - 1
 
     @property
+    def held(self) -> int:
+        """Return the number of ids whose keys and values its slot holds."""
+        return self.num_cached + max(0, len(self.ids) - 1)
+
+    @property
     def limit(self) -> int:
         """Return the most columns that it may come to need."""
         sampled = [r.max_tokens for *_, r in self.entries if isinstance(r, SampleRequest)]
         return len(self.prompt) + max(sampled, default=0)
+
+    @property
+    def planned(self) -> int:
+        """Return the columns for which there must be room before others begin."""
+        return min(self.limit, self.before + 1 + HEADROOM)
 
     @property
     def seeds(self) -> list[int]:
@@ -172,22 +188,59 @@ def decode_segment(groups: Sequence[SequenceGroup], device: torch.device) -> Bat
     return BatchSegment(device, slots, starts, np.ones_like(ids), ids, is_decode=True)
 
 
-def prefill_segments(groups: Sequence[SequenceGroup], device: torch.device) -> list[BatchSegment]:
-    """Return what is not cached of prompts, but for their last ids. Slots with about as many ids share a
-    segment: attention is computed for as many ids of each as the longest has."""
-    parts: list[list[tuple[int, SequenceGroup]]] = []
+@frozen
+class _Piece:
+    """Ids of a prompt from ``start`` to ``end`` that one pass computes."""
+
+    slot: int
+    group: SequenceGroup
+    start: int
+    end: int
+
+    @property
+    def new(self) -> int:
+        return self.end - self.start
+
+
+def prefill_passes(
+    groups: Sequence[SequenceGroup], device: torch.device, plan: MemoryPlan
+) -> list[list[BatchSegment]]:
+    """Return the segments of what is not cached of prompts, but for their last ids, in as many passes as
+    their share of memory makes of it. There is one at least, which may have no segment.
+
+    Slots with about as many ids share a segment: attention is computed for as many ids of each as the
+    longest has.
+    """
+    passes: list[list[list[_Piece]]] = [[]]
+    left = plan.prefill_bytes
+    shape = 0, 0, 0  # of the last segment: sequences, new ids of the longest, columns
     uncached = [(slot, group) for slot, group in enumerate(groups) if group.uncached]
     for slot, group in sorted(uncached, key=lambda pair: pair[1].uncached):
-        if not parts or group.uncached > 2 * parts[-1][0][1].uncached:
-            parts.append([])
-        parts[-1].append((slot, group))
-    return [
-        BatchSegment(
-            device,
-            slots=np.array([slot for slot, _ in part]),
-            starts=np.array([group.num_cached for _, group in part]),
-            counts=np.array([group.uncached for _, group in part]),
-            ids=np.array([i for _, group in part for i in group.prompt[group.num_cached : -1]]),
-        )
-        for part in parts
-    ]
+        start, end = group.num_cached, len(group.prompt) - 1
+        while start < end:
+            parts = passes[-1]
+            piece = _Piece(slot, group, start, min(end, start + plan.prefill_ids(end)))
+            if not parts or piece.new > 2 * parts[-1][0].new:
+                parts.append([])
+                shape = 0, 0, 0
+            rows, new, width = shape
+            grown = rows + 1, max(new, piece.new), max(width, piece.end)
+            more = plan.sizes.prefill(*grown) - plan.sizes.prefill(*shape)
+            if more > left and rows + len(parts) > 1:
+                passes.append([])
+                left = plan.prefill_bytes
+                continue
+            parts[-1].append(piece)
+            left -= more
+            shape, start = grown, piece.end
+    return [[_prefill_segment(part, device) for part in parts if part] for parts in passes]
+
+
+def _prefill_segment(part: Sequence[_Piece], device: torch.device) -> BatchSegment:
+    return BatchSegment(
+        device,
+        slots=np.array([piece.slot for piece in part]),
+        starts=np.array([piece.start for piece in part]),
+        counts=np.array([piece.new for piece in part]),
+        ids=np.array([i for piece in part for i in piece.group.prompt[piece.start : piece.end]]),
+    )

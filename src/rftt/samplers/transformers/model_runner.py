@@ -71,12 +71,11 @@ class ModelRunner:
     def forward(
         self,
         store: Float[Tensor, "slots sides heads columns dimensions"],
-        prefill: Sequence[BatchSegment],
-        decode: BatchSegment,
-    ) -> Float[Tensor, "slots size"]:
-        """Compute new ids, write their keys and values to their slots, and return the logits that follow
-        the ids of the decode segment, which has one id of each of the first slots."""
-        segments = [*prefill, decode]
+        segments: Sequence[BatchSegment],
+    ) -> Float[Tensor, "ids size"]:
+        """Compute new ids and write their keys and values to their slots. Return the logits that follow
+        the ids of the decode segment, which is the last one; without it, those after the last id."""
+        kept = len(segments[-1].ids) if segments[-1].is_decode else 1
         packed = np.concatenate([part.packed for part in segments], 1)
         ids, slots, columns = torch.from_numpy(packed).to(store.device)
         implementation = self._config._attn_implementation
@@ -90,7 +89,7 @@ class ModelRunner:
                 position_ids=columns[None],
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=len(decode.ids),
+                logits_to_keep=kept,
             )
         finally:
             self._config._attn_implementation = implementation

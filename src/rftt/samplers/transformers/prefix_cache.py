@@ -17,6 +17,8 @@ from torch import Tensor
 
 EMPTY: Final = 0
 """Hash of the empty prefix."""
+ENTRY_BYTES: Final = 200
+"""Memory of one token's hash and place, beside its keys and values."""
 _NOWHERE: Final = -1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.samplers.model_state import (
@@ -18,8 +19,9 @@ from rftt.samplers.sampler import Sampler, SampleStream
 from rftt.samplers.sampling import SamplingParams
 from rftt.samplers.transformers.batch import ScoreRequest
 from rftt.samplers.transformers.kv_cache import KVCache
+from rftt.samplers.transformers.memory import MemoryPlan, ModelSizes, default_memory_bytes
 from rftt.samplers.transformers.model_runner import ModelRunner
-from rftt.samplers.transformers.prefix_cache import PrefixCache
+from rftt.samplers.transformers.prefix_cache import ENTRY_BYTES, PrefixCache
 from rftt.samplers.transformers.scheduler import Scheduler
 from rftt.tokens.automaton import TokenAutomaton
 
@@ -45,12 +47,19 @@ class TransformersSampler(Sampler):
         tokenizer: its tokenizer.
         temperature, top_p, min_p: as in :class:`~rftt.samplers.sampling.SamplingParams`.
         batch_size: most requests in the running batch.
-        prefix_bytes: most memory of the prefix cache. It should hold the trees that are grown at a time;
-            a completion of many steps goes on in its slot without it.
+        memory_bytes: most memory that sampling takes beside the model's weights: keys and values of the
+            running batch and of the prefix cache, and what forward passes and drawing compute. Where
+            ``batch_size`` requests would take more, fewer run at a time; samples are the same. By
+            default half of what is free where the model is.
+        prefix_bytes: the prefix cache's share of it, by default a quarter, 512 MiB at most. It should
+            hold the trees that are grown at a time; a completion of many steps goes on in its slot
+            without it.
 
     Raises:
         ValueError: if the model's family does not take its attention from transformers'
-            ``AttentionInterface``: :class:`~rftt.samplers.plain.PlainSampler` samples from all.
+            ``AttentionInterface``: :class:`~rftt.samplers.plain.PlainSampler` samples from all; if
+            ``memory_bytes`` cannot hold one sequence, here that of one id, and later the longest that a
+            request asks for.
     """
 
     def __init__(
@@ -62,7 +71,8 @@ class TransformersSampler(Sampler):
         top_p: float = 1.0,
         min_p: float = 0.0,
         batch_size: int = 256,
-        prefix_bytes: int = 1 << 29,
+        memory_bytes: int | None = None,
+        prefix_bytes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
@@ -71,6 +81,7 @@ class TransformersSampler(Sampler):
         self.tokenizer = tokenizer
         self.sampling_params = SamplingParams(temperature, top_p, min_p)
         self.batch_size = batch_size
+        self.memory_bytes = memory_bytes
         self.prefix_bytes = prefix_bytes
         self.tokenizer_size = len(tokenizer)
         self.max_length = context_length(self.model)
@@ -109,6 +120,12 @@ class TransformersSampler(Sampler):
         check_log_probs(self.model, prompts, found)
         return found
 
+    def update(self, model: torch.nn.Module) -> None:
+        """Copy the weights of a model of the same shape, in this one's precision; of one with an adapter
+        into one with the same adapter."""
+        if model is not self.model:
+            self.model.load_state_dict(model.state_dict())
+
     def forget(self) -> None:
         """Clear the prefix cache and end the stream in flight, because the weights are others now."""
         self._prefixes.clear()
@@ -131,11 +148,17 @@ class TransformersSampler(Sampler):
             self._scheduler.end()
         self._scheduler = Scheduler(
             self._runner, self._kv, self._prefixes, automaton, self.sampling_params, self.batch_size,
-            watch.version,
+            self._plan, watch.version,
         )  # fmt: skip
         return self._scheduler
 
     def _allocate(self) -> None:
         """Make empty caches where the model is, and of its type."""
         self._kv = KVCache(self.model)
-        self._prefixes = PrefixCache(self.prefix_bytes // self._kv.token_bytes)
+        memory_bytes = self.memory_bytes
+        if memory_bytes is None:
+            memory_bytes = default_memory_bytes(self.model.device)
+        sizes = ModelSizes.of(self.model, self._kv)
+        self._plan = MemoryPlan(memory_bytes, self.prefix_bytes, sizes, self._kv.memory_bytes)
+        self._plan.check(1, 0)
+        self._prefixes = PrefixCache(self._plan.prefix_bytes // (self._kv.token_bytes + ENTRY_BYTES))

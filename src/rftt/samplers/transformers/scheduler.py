@@ -2,10 +2,11 @@
 
 Each pass of :meth:`Scheduler.collect`:
 
-1. select waiting requests, lowest keys first, whose prompts are to be prefilled next;
-2. assign them slots of the KV cache, those just left first, and keep all slots in use at the front;
-3. run the model on the last id of every slot and on what is unknown of new prompts;
-4. draw an id for every request; requests that share a slot and draw different ids part.
+1. preempt sequences, highest keys first, if all together have outgrown their share of memory;
+2. select waiting requests, lowest keys first, whose prompts are to be prefilled next;
+3. assign them slots of the KV cache, those just left first, and keep all slots in use at the front;
+4. run the model on the last id of every slot and on what is unknown of new prompts;
+5. draw an id for every request; requests that share a slot and draw different ids part.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from rftt.samplers.rng import uniform
 from rftt.samplers.sampler import Sample, SampleRequest, SampleStream
 from rftt.samplers.sampling import NonFiniteError, SamplingParams, draw, log_probabilities
 from rftt.samplers.transformers.batch import (
+    HEADROOM,
     Entry,
     ScoreRequest,
     SequenceGroup,
     decode_segment,
-    prefill_segments,
+    prefill_passes,
 )
-from rftt.samplers.transformers.kv_cache import KVCache
+from rftt.samplers.transformers.kv_cache import KVCache, SlotSource
+from rftt.samplers.transformers.memory import MemoryPlan
 from rftt.samplers.transformers.model_runner import ModelRunner
 from rftt.samplers.transformers.prefix_cache import PrefixCache, extend_hash
+from rftt.samplers.transformers.slots import Source, assign_slots
 from rftt.tokens.automaton import END, TokenAutomaton
 
 _MAX_PREFILL_IDS: Final = 8192
@@ -51,6 +55,7 @@ class Scheduler(SampleStream):
         automaton: what samples keep to.
         params: how ids are drawn.
         batch_size: most requests that run at a time.
+        plan: the memory that they may take together.
         weights_version: returns what is equal for equal weights.
     """
 
@@ -62,6 +67,7 @@ class Scheduler(SampleStream):
         automaton: TokenAutomaton,
         params: SamplingParams,
         batch_size: int,
+        plan: MemoryPlan,
         weights_version: Callable[[], object],
     ) -> None:
         self._runner = runner
@@ -71,13 +77,14 @@ class Scheduler(SampleStream):
         self._mask = None if automaton.allows_everything else automaton.to(runner.model.device).mask
         self._params = params
         self._batch_size = batch_size
+        self._plan = plan
         self._weights_version = weights_version
         self._weights = weights_version()
         self._ended = False
         self._added = count()
         self._waiting: list[Entry] = []
-        self._pending: list[tuple[SequenceGroup, int | Sequence[int]]] = []
-        """Groups that need a slot, and the slot or the places in the prefix cache to copy from."""
+        self._pending: list[tuple[SequenceGroup, Source]] = []
+        """Groups that need a slot, and where the beginnings of their contexts are."""
         self._slots: list[SequenceGroup | None] = []
         self._left: dict[int, tuple[int, int]] = {}
         """By hash, contexts that ended in the last pass: the free slots that still hold them, and their
@@ -86,6 +93,7 @@ class Scheduler(SampleStream):
         self._finished: list[tuple[int, Sample]] = []
 
     def add(self, key: int, request: SampleRequest) -> None:
+        self._plan.check(len(request.prompt), request.max_tokens)
         self._in_flight += 1
         heapq.heappush(self._waiting, (key, next(self._added), request))
 
@@ -109,6 +117,8 @@ class Scheduler(SampleStream):
         """Work until some requests are done. Samples that are finished meanwhile wait for
         :meth:`collect`."""
         for request in requests:
+            self._plan.check(len(request.prompt), 0)
+        for request in requests:
             heapq.heappush(self._waiting, (-1, next(self._added), request))
         with self._runner.evaluating():
             while any(request.log_probs is None for request in requests):
@@ -124,32 +134,65 @@ class Scheduler(SampleStream):
         self._ended = True
 
     def _step(self) -> None:
+        self._preempt()
         self._select_prefills()
         self._assign_slots()
         groups = [group for group in self._slots if group is not None]
         store = self._kv.store
-        prefill = prefill_segments(groups, store.device)
-        logits = self._runner.forward(store, prefill, decode_segment(groups, store.device))
+        *earlier, last = prefill_passes(groups, store.device, self._plan)
+        for segments in earlier:
+            self._runner.forward(store, segments)
+        logits = self._runner.forward(store, [*last, decode_segment(groups, store.device)])
         for slot, group in enumerate(groups):
             if group.num_cached < len(group.prompt):
                 self._keep_prompt(slot, group)
         self._score(groups, logits)
         self._draw(groups, logits)
 
+    def _preempt(self) -> None:
+        """Send sequences back to those that wait until the others have room for their next ids.
+
+        They begin again. What they have drawn they draw again, so it is not kept."""
+        groups = sorted(self._active(), key=lambda group: group.entries[0][:2])
+        lengths = [group.before + 1 for group in groups]
+        draws = sum(len(group.entries) for group in groups)
+        sent_back: set[SequenceGroup] = set()
+        while len(groups) > 1 and not self._plan.fits(lengths, draws):
+            group = groups.pop()
+            lengths.pop()
+            draws -= len(group.entries)
+            sent_back.add(group)
+            for entry in group.entries:
+                heapq.heappush(self._waiting, entry)
+        if not sent_back:
+            return
+        self._slots = [None if group in sent_back else group for group in self._slots]
+        self._pending = [pair for pair in self._pending if pair[0] not in sent_back]
+
+    def _active(self) -> list[SequenceGroup]:
+        """Return the groups that have a slot or need one."""
+        return [*filter(None, self._slots), *(group for group, _ in self._pending)]
+
     def _select_prefills(self) -> None:
-        """Take requests that are to be prefilled next from those that wait.
+        """Take requests that are to be prefilled next from those that wait, while there is room.
 
         A beginning that several prompts share is computed once: others wait until the prefix cache has
         it, and so does what is too much for one pass.
         """
-        active = [*filter(None, self._slots), *(group for group, _ in self._pending)]
-        running = sum(len(group.entries) for group in active)
+        # Requests that share a slot now may need one each.
+        lengths = [group.planned for group in self._active() for _ in group.entries]
         groups: defaultdict[object, list[Entry]] = defaultdict(list)
-        for _ in range(min(self._batch_size - running, len(self._waiting))):
-            entry = heapq.heappop(self._waiting)
-            request = entry[2]
-            is_sample = isinstance(request, SampleRequest)
-            groups[(request.prompt, request.state) if is_sample else id(request)].append(entry)
+        while self._waiting and len(lengths) < self._batch_size:
+            request = self._waiting[0][2]
+            key: object = id(request)
+            length = len(request.prompt)
+            if isinstance(request, SampleRequest):
+                key = request.prompt, request.state
+                length += min(request.max_tokens, HEADROOM)
+            lengths.append(length)
+            if len(lengths) > 1 and not self._plan.fits(lengths, len(lengths)):
+                break
+            groups[key].append(heapq.heappop(self._waiting))
         claimed: set[int] = set()
         left = _MAX_PREFILL_IDS
         for entries in groups.values():
@@ -167,7 +210,7 @@ class Scheduler(SampleStream):
             group = SequenceGroup(request.prompt, request.state, entries, num_cached, hashes[num_cached])
             self._pending.append((group, source))
 
-    def _find(self, hashes: Sequence[int]) -> tuple[int | Sequence[int], int]:
+    def _find(self, hashes: Sequence[int]) -> tuple[Source, int]:
         """Return where the longest known prefix is, a slot just left or places in the prefix cache, and
         its length."""
         places = self._prefixes.match(hashes)
@@ -177,44 +220,23 @@ class Scheduler(SampleStream):
         return places, len(places)
 
     def _assign_slots(self) -> None:
-        """Give each pending group a slot: the one that holds its prefix if that is free, else any.
-
-        Then the last groups move to slots that are still free, so that those in use are the first ones.
-        """
-        groups = [*filter(None, self._slots), *(group for group, _ in self._pending)]
-        self._reserve(groups)
-        others = []
-        for group, source in self._pending:
-            if isinstance(source, int) and self._slots[source] is None:
-                self._slots[source] = group
-            else:
-                others.append((group, source))
-        self._slots += [None] * (len(groups) - len(self._slots))
-        free = iter([slot for slot, group in enumerate(self._slots) if group is None])
-        for (group, source), slot in zip(others, free, strict=False):
-            if isinstance(source, int):
-                self._kv.copy(source, slot, group.num_cached + len(group.ids))
-            else:
-                self._prefixes.copy(source, self._kv.tokens(slot, 0, len(source)))
-            self._slots[slot] = group
-        self._pending, self._left = [], {}
-        for slot in free:
-            while self._slots[-1] is None:
-                self._slots.pop()
-            if slot < len(self._slots):
-                last = self._slots.pop()
-                assert last is not None
-                self._slots[slot] = last
-                self._kv.copy(len(self._slots), slot, last.before)
-
-    def _reserve(self, groups: Sequence[SequenceGroup]) -> None:
-        """Reserve memory for groups, and keep what slots hold."""
-        lengths = [0 if group is None else group.before for group in self._slots]
-        for slot, length in self._left.values():
-            lengths[slot] = length
-        columns = 1 + max(group.before for group in groups)
+        """Give each pending group a slot, and bring the beginning of its context there, within the
+        running batch's share of memory."""
+        assigned = assign_slots(self._slots, self._pending)
+        groups = [group for group, _ in assigned]
+        sources = [
+            SlotSource(source if isinstance(source, int) else None, group.held, group.before + 1)
+            for group, source in assigned
+        ]
+        draws = sum(len(group.entries) for group in groups)
+        working = self._plan.working_bytes(len(groups), draws, max(source.needed for source in sources))
         limit = max(group.limit for group in groups)
-        self._kv.reserve(lengths, len(groups), columns, limit)
+        self._kv.arrange(sources, limit, self._plan.running_bytes - working)
+        for slot, (_, source) in enumerate(assigned):
+            if not isinstance(source, int):
+                self._prefixes.copy(source, self._kv.tokens(slot, 0, len(source)))
+        self._slots = [*groups]
+        self._pending, self._left = [], {}
 
     def _keep_prompt(self, slot: int, group: SequenceGroup) -> None:
         """Put what was computed of a prompt into the prefix cache."""
