@@ -236,6 +236,17 @@ def test_an_id_that_does_not_always_end_a_sample_is_refused(pair: Pair) -> None:
         pair.vllm.sample([SampleRequest((3,), 0, 1, 5)], automaton)
 
 
+def test_a_prompt_that_fills_the_context_ends_its_request_alone(pair: Pair) -> None:
+    """vLLM refused it, which ended the search."""
+    policy = PromptedPolicy(pair.vllm, pair.words, Grammar.default())
+    problems = [Problem("long", "+".join("1" * 300)), Problem("short", "1+2")]
+    requests = [GenerationRequest(State(problem, ()), 0, max_tokens=8) for problem in problems]
+    (overlong, *_), (step, *_) = policy.extend(requests)
+    assert overlong.truncated
+    assert overlong.ids == ()
+    assert step.ids
+
+
 def test_what_vllm_lacks_on_a_cpu_is_said(pair: Pair) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -127,8 +127,12 @@ def test_the_weights_of_an_adapter_are_merged() -> None:
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_the_one_door_leads_to_vllm(pair: Pair, tmp_path: Path, adapter: bool) -> None:
+def test_the_one_door_leads_to_vllm(
+    pair: Pair, tmp_path: Path, adapter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder goes to vLLM as it is, an adapter is merged first."""
+    ends = [pair.words.eos_token_id, 9]
+    monkeypatch.setattr(pair.model.generation_config, "eos_token_id", ends)
     pair.model.save_pretrained(tmp_path / "model")
     pair.words.save_pretrained(tmp_path / "model")
     folder, model = tmp_path / "model", pair.model
@@ -147,6 +151,8 @@ def test_the_one_door_leads_to_vllm(pair: Pair, tmp_path: Path, adapter: bool) -
     engines.append(policy.sampler)
     assert policy.sampling_params.temperature == 0.5
     there = TransformersSampler(model, pair.words)
+    assert policy.sampler.end_ids == there.end_ids == frozenset(ends)
+    assert policy.sampler.max_length == SETTINGS["max_model_len"]
     (mine,) = policy.prior([State(Problem("p", "12+34"))])
     (theirs,) = FunctionalPolicy(there, pair.words, pair.tokens).prior([State(Problem("p", "12+34"))])
     assert mine == pytest.approx(theirs, abs=1e-4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -80,6 +80,11 @@ def completion_body(
     }
 
 
+def banned(ids: Collection[int]) -> dict[str, int]:
+    """Return a ``logit_bias`` by which no server samples some ids."""
+    return {str(i): -100 for i in sorted(ids)}
+
+
 def read_reply(reply: Any) -> Reply:
     """Read the first completion of a reply.
 
@@ -90,16 +95,25 @@ def read_reply(reply: Any) -> Reply:
         choice = reply["choices"][0]
         text, stopped = str(choice["text"]), choice["finish_reason"] == "stop"
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"the reply holds no completion: {str(reply)[:300]}") from error
+        raise no_completion(reply) from error
     reported = choice.get("logprobs") or {}
+    ids = choice.get("token_ids")
+    processed = False
     if content := reported.get("content"):
-        # llama.cpp
+        # llama.cpp, which gives ids; and chats, of which some do.
         processed = "prob" in content[0]
         log_probs = [_log_prob(token) for token in content]
-        return Reply(tuple(int(t["id"]) for t in content), text, tuple(log_probs), processed, stopped)
-    ids = choice.get("token_ids")
-    log_probs = [math.nan if p is None else float(p) for p in reported.get("token_logprobs") or []]
-    return Reply(None if ids is None else tuple(map(int, ids)), text, tuple(log_probs), False, stopped)
+        if ids is None and "id" in content[0]:
+            ids = [token["id"] for token in content]
+    else:
+        log_probs = [math.nan if p is None else float(p) for p in reported.get("token_logprobs") or []]
+    known = None if ids is None else tuple(map(int, ids))
+    return Reply(known, text, tuple(log_probs), processed, stopped)
+
+
+def no_completion(reply: Any) -> ValueError:
+    """Return the error for a reply that holds no completion, with the server's words."""
+    return ValueError(f"the reply holds no completion: {str(reply)[:300]}")
 
 
 def _log_prob(token: Mapping[str, Any]) -> float:

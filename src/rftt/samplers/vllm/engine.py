@@ -119,6 +119,14 @@ class Engine:
                 self._finished[name] = output
         return {name: self._finished.pop(name) for name in found}
 
+    def end_ids(self) -> frozenset[int]:
+        """Return the ids that end a text by the generation config of the checkpoint, which may list
+        several."""
+        ends = self.core.model_config.try_get_generation_config().get("eos_token_id")
+        if ends is None:
+            return frozenset()
+        return frozenset([ends] if isinstance(ends, int) else ends)
+
     def abort_all(self) -> None:
         """Abort the requests in flight and end their streams."""
         self.core.abort_request(list(self._running))

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rftt.fingerprint import fingerprint
+from rftt.samplers.model_state import end_ids
 from rftt.samplers.sampler import Sample, Sampler, SampleRequest, SampleStream
 from rftt.samplers.sampling import SamplingParams
 from rftt.samplers.vllm.engine import Engine
@@ -72,6 +73,9 @@ class VLLMSampler(Sampler):
         self._engine = Engine(model, tokenizer, engine)
         self.llm = self._engine.llm
         self.vocab_size = self._engine.core.model_config.get_vocab_size()
+        self.max_length = self._engine.core.model_config.max_model_len
+        # Of a model in memory, vLLM read a copy whose files are gone.
+        self.end_ids = end_ids(model) if isinstance(model, PreTrainedModel) else self._engine.end_ids()
 
     def __fingerprint__(self) -> Mapping[str, Any]:
         return {"weights": self._weights, "sampling_params": self.sampling_params}
