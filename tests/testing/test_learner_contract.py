@@ -192,7 +192,9 @@ def test_the_bias_by_length_is_found_and_can_be_waived() -> None:
     assert found.cosine > 0.99
 
 
-@pytest.mark.parametrize("searcher", [MCTS(expansion="sample", width=2), BestOfN()], ids=["MCTS", "BestOfN"])
+@pytest.mark.parametrize(
+    "searcher", [MCTS(expansion="sample", width=2), BestOfN()], ids=["MCTS", "BestOfN"]
+)
 def test_a_direction_is_measured_with_its_error(searcher: MCTS | BestOfN) -> None:
     def build(policy: broken.TokenPolicy, reference: object) -> PolicyGradient:
         return PolicyGradient(policy, policy_weighted, aggregation=SUM)
