@@ -37,10 +37,14 @@ from rftt.training.expert_iteration import ExpertIteration
 from rftt.training.loader import BatchLoader
 
 EXAMPLES = [
-    ("Sam has 3 apples and buys 4 more. How many has he now?", "3 + 4 = 7 apples.", 7),
-    ("12 birds sit on a wall. 5 fly away. How many are left?", "12 - 5 = 7 birds.", 7),
-    ("Each of 6 boxes holds 5 pens. How many pens are there?", "6 * 5 = 30 pens.", 30),
-    ("Anna shares 24 sweets among 4 friends. How many has each?", "24 / 4 = 6 sweets.", 6),
+    ("Sam has 3 apples and buys 4 more. How many has he now?", ["3 + 4 = 7 apples."], 7),
+    (
+        "A book has 90 pages. Tim reads 20 a day for 3 days. How many are left?",
+        ["He reads 20 * 3 = 60 pages.", "90 - 60 = 30 pages are left."],
+        30,
+    ),
+    ("Each of 6 boxes holds 5 pens. How many pens are there?", ["6 * 5 = 30 pens."], 30),
+    ("Anna shares 24 sweets among 4 friends. How many has each?", ["24 / 4 = 6 sweets."], 6),
 ]
 FUNCTIONS = ("clarify", "analysis", "subquestion", "next_step", "direct_answer")
 STAGES = ("warm_up", "iterate", "reinforce")
@@ -159,12 +163,12 @@ class Road:
     def prompted(self, **sampling: Any) -> Any:
         """Return the model as it came, asked for each step in words."""
         examples = [
-            (question, [("next_step", step), ("direct_answer", f"\\boxed{{{answer}}}")])
-            for question, step, answer in EXAMPLES
+            (question, [*(("next_step", s) for s in steps), ("direct_answer", f"\\boxed{{{answer}}}")])
+            for question, steps, answer in EXAMPLES
         ]
         return rftt.load_policy(
-            self.arguments.model, prompted=True, functions=self.arguments.functions, examples=examples,
-            dtype=getattr(torch, self.arguments.dtype), **self.sampling | sampling,
+            self.arguments.model, prompted=True, functions=self.arguments.functions, choice="model",
+            examples=examples, dtype=getattr(torch, self.arguments.dtype), **self.sampling | sampling,
         )  # fmt: skip
 
     def functional(

@@ -22,7 +22,7 @@ from rftt.policies.chat import (
     solution_text,
 )
 from rftt.policies.functional import FunctionalPolicy
-from rftt.policies.prompted import PromptedPolicy
+from rftt.policies.prompted import Choice, PromptedPolicy
 from rftt.problems.problem import Problem, question_line
 from rftt.samplers.openai import ServerSampler
 from rftt.samplers.plain import PlainSampler
@@ -48,6 +48,7 @@ def load_policy(
     functions: Collection[str] | None = None,
     prompts: Mapping[str, str] | None = None,
     openings: Mapping[str, str] | None = None,
+    choice: Choice | None = None,
     examples: Sequence[WorkedExample] = (),
     question: Callable[[Problem], str] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -66,9 +67,9 @@ def load_policy(
         grammar: the functions, and which may follow which; default the paper's.
         prompted: ask for each step with a prompt, which any model can be, instead of by functional
             tokens, which a model must have been taught.
-        functions, prompts, openings: as in :class:`PromptedPolicy`; only with ``prompted``. A tokenizer
-            with a chat template gets those of :mod:`rftt.policies.chat` by default, whose answers are in
-            the box that verifiers look for.
+        functions, prompts, openings, choice: as in :class:`PromptedPolicy`; only with ``prompted``. A
+            tokenizer with a chat template gets prompts and openings of :mod:`rftt.policies.chat` by
+            default, whose answers are in the box that verifiers look for.
         examples: questions and their worked solutions, which come before each problem; only with
             ``prompted``. A solution is a list of steps, each its function and its body:
             ``("1 + 2 = ?", [("next_step", "1 + 2 = 3"), ("direct_answer", r"\\boxed{3}")])``.
@@ -93,6 +94,7 @@ def load_policy(
         "functions": functions,
         "prompts": prompts,
         "openings": openings,
+        "choice": choice,
         "examples": examples or None,
     }
     if not prompted and (given := [name for name, value in asked.items() if value is not None]):
@@ -135,7 +137,8 @@ def load_policy(
         question = question or plain_question(written)
     return PromptedPolicy(
         sampler, tokenizer, grammar,
-        functions=functions, prompts=prompts, openings=openings, question=question,
+        functions=functions, prompts=prompts, openings=openings, choice=choice or "uniform",
+        question=question,
     )  # fmt: skip
 
 

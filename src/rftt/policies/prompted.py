@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from functools import lru_cache, partial
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +18,9 @@ from rftt.samplers.sampler import Sample, Sampler, SampleRequest
 from rftt.tokens.automaton import stop_automaton
 from rftt.tokens.control import control_ids, encode_question
 from rftt.tokens.grammar import Grammar
+
+Choice = Literal["uniform", "model"]
+"""What draws the function of the next step."""
 
 
 class PromptedPolicy(SampledPolicy):
@@ -32,8 +35,9 @@ class PromptedPolicy(SampledPolicy):
     something else than white space was drawn. Special tokens, such as those that open a turn of a chat,
     are never drawn.
 
-    The prior is uniform over the legal functions that this policy may use: a model that does not
-    know the functions has no opinion on them.
+    Which function comes next is drawn from the prior: uniformly from the legal functions that this
+    policy may use, or by the model, from the likelihoods of the first ids of their prompts. So a model
+    goes on with steps like those of its worked examples, and answers when it is done.
 
     Args:
         sampler: produces the tokens.
@@ -44,13 +48,16 @@ class PromptedPolicy(SampledPolicy):
         prompts: the text that asks for a function's step; default its description and a colon.
         openings: text that opens the body of a function's steps, as forced ids, such as ``\\boxed{`` for
             one that states an answer. A request's own prefix takes its place.
+        choice: what draws the next function, ``"uniform"`` or ``"model"``; a server cannot do the
+            latter.
         question: the text with which a problem opens the context; default its question and a new line.
         stop: text that ends a body; every id whose text contains it ends the sample, and so do the ends
             of text of the tokenizer and of the model's generation config. Of other control ids only one
             that is this very text does: ``">"`` is in the names of most.
 
     Raises:
-        ValueError: if a function is not in the grammar, or no id but control ids contains ``stop``.
+        ValueError: if a function is not in the grammar, no id but control ids contains ``stop``, or the
+            model is to choose between prompts that begin with the same id.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class PromptedPolicy(SampledPolicy):
         functions: Collection[str] | None = None,
         prompts: Mapping[str, str] | None = None,
         openings: Mapping[str, str] | None = None,
+        choice: Choice = "uniform",
         question: Callable[[Problem], str] = question_line,
         stop: str = "\n",
     ) -> None:
@@ -72,6 +80,9 @@ class PromptedPolicy(SampledPolicy):
         self.functions = frozenset(grammar.functions if functions is None else functions)
         self.prompts: dict[str, str] = plain_prompts(grammar) | dict(prompts or {})
         self.openings = dict(openings or {})
+        self.choice = choice
+        if choice not in get_args(Choice):
+            raise ValueError(f"choice must be one of {', '.join(get_args(Choice))}, not {choice!r}")
         for name in ("functions", "prompts", "openings"):
             if unknown := set(getattr(self, name)) - set(grammar.functions):
                 raise ValueError(f"{name}: {sorted(unknown)} are not in the grammar")
@@ -100,6 +111,7 @@ class PromptedPolicy(SampledPolicy):
             vocab_size=sampler.vocab_size,
             blank_ids=self._blank_ids,
             banned=control - self._stop_ids,
+            choices=self._choices() if choice == "model" else None,
         )
 
     def __fingerprint__(self) -> Mapping[str, Any]:
@@ -109,6 +121,7 @@ class PromptedPolicy(SampledPolicy):
             "functions": self.functions,
             "prompts": self.prompts,
             "openings": self.openings,
+            "choice": self.choice,
             "question": probe(self.question),
             "stop_ids": self._stop_ids,
         }
@@ -118,11 +131,42 @@ class PromptedPolicy(SampledPolicy):
         return tuple(name for name in self.grammar.legal(last) if name in self.functions)
 
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
-        priors: list[Mapping[str, float]] = []
-        for state in states:
-            legal = self.legal(state.last)
-            priors.append({name: -math.log(len(legal)) for name in legal})
-        return priors
+        if self.choice == "uniform":
+            legal = [self.legal(state.last) for state in states]
+            return [dict.fromkeys(names, -math.log(len(names))) for names in legal]
+        log_probs = self.sampler.next_log_probs(
+            [self.context(state) for state in states],
+            [self.automaton.choices[state.last] for state in states],
+            self.automaton,
+        )
+        return [
+            {name: special[self._first_id(name)] for name in self.legal(state.last)}
+            for state, special in zip(states, log_probs, strict=True)
+        ]
+
+    def _choices(self) -> dict[str | None, set[int]]:
+        """Return, for each function after which there is one, the first ids of the prompts that may come
+        next."""
+        choices: dict[str | None, set[int]] = {}
+        for last in (None, *self.grammar.functions):
+            by_id: dict[int, str] = {}
+            for name in self.legal(last):
+                first = self._first_id(name)
+                if (other := by_id.setdefault(first, name)) != name:
+                    raise ValueError(
+                        f"prompts of {other!r} and {name!r} begin with the same id, "
+                        f"{self.tokenizer.decode([first])!r}, so the model cannot choose between them: "
+                        "give prompts that differ in their first word, or choice='uniform'"
+                    )
+            if by_id:
+                choices[last] = set(by_id)
+        return choices
+
+    def _first_id(self, function: str) -> int:
+        ids: tuple[int, ...] = self._encode(self.prompts[function])
+        if not ids:
+            raise ValueError(f"the prompt of {function!r} is empty, so no model can choose it")
+        return ids[0]
 
     def steps(self, request: GenerationRequest) -> StepGenerator:
         rng = Random(request.seed)
@@ -136,7 +180,11 @@ class PromptedPolicy(SampledPolicy):
             or len(completion) >= request.max_steps
             or left < 1
         ):
-            function = self._function(request, completion, rng)
+            try:
+                function = yield from self._function(request, completion, context, rng)
+            except ContextLengthError as error:
+                last = completion[-1].function if completion else request.state.last
+                return [*completion, self.overlong_step(problem, self.legal(last)[0], (), error)]
             prefix = (() if completion else request.prefix) or self._opening(function)
             seed = rng.getrandbits(63)
             step = yield from self._step(problem, context, function, seed, left, prefix)
@@ -184,7 +232,13 @@ class PromptedPolicy(SampledPolicy):
             ids = ids[:-1] + self._stop
         return self._encode(self.prompts[step.function]) + ids
 
-    def _function(self, request: GenerationRequest, completion: Sequence[Step], rng: Random) -> str:
+    def _function(
+        self,
+        request: GenerationRequest,
+        completion: Sequence[Step],
+        context: tuple[int, ...],
+        rng: Random,
+    ) -> Generator[SampleRequest, Sample, str]:
         if not completion and request.function is not None:
             return request.function
         last = completion[-1].function if completion else request.state.last
@@ -194,7 +248,10 @@ class PromptedPolicy(SampledPolicy):
                 f"problem {request.state.problem.id!r}: none of {sorted(self.functions)} may follow "
                 f"{last!r}; allow more functions"
             )
-        return rng.choice(legal)
+        if self.choice == "uniform":
+            return rng.choice(legal)
+        drawn = yield SampleRequest(context, rng.getrandbits(63), self.automaton.choices[last], 1)
+        return next(name for name in legal if self._first_id(name) == drawn.ids[0])
 
     def _opening(self, function: str) -> tuple[int, ...]:
         return self._encode(self.openings.get(function, ""))

@@ -42,8 +42,13 @@ class Stops:
         """Read the stops of an automaton.
 
         Raises:
-            ValueError: if it is a grammar's.
+            ValueError: if it is a grammar's, or ids stand for functions in it.
         """
+        if automaton.choices:
+            raise ValueError(
+                "a server cannot choose among a few ids: leave out choice='model', or take a sampler "
+                "that runs the model itself"
+            )
         if automaton.within:
             raise ValueError(
                 "a server cannot keep to a grammar of functional tokens: use a prompted policy, or a "

@@ -8,11 +8,11 @@ to the same state. So memory grows with states x special ids, not with states x 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
@@ -41,6 +41,8 @@ class TokenAutomaton:
         between: the state after a step of a function and before the next one; the key ``None`` stands
             for the question.
         within: the state inside a step of a function; empty if steps are not marked by ids.
+        choices: the state in which an id stands for the function that comes next, by the function of the
+            last step; empty where a function's opener is that id.
         body_following: for each state, the next state after a body id; ``None`` if body ids never change
             the state.
     """
@@ -53,6 +55,7 @@ class TokenAutomaton:
     closing: Bool[Tensor, " special"]
     between: dict[str | None, int]
     within: dict[str, int]
+    choices: dict[str | None, int] = field(factory=dict)
     body_following: Int64[Tensor, " states"] | None = None
 
     @property
@@ -120,6 +123,7 @@ def stop_automaton(
     *,
     blank_ids: Collection[int] = (),
     banned: Collection[int] = (),
+    choices: Mapping[str | None, Collection[int]] | None = None,
 ) -> TokenAutomaton:
     """Build an automaton in which any id may be sampled, and each of ``stop_ids`` ends the sample.
 
@@ -132,35 +136,47 @@ def stop_automaton(
         vocab_size: number of rows in the model's output.
         blank_ids: ids of which a sample must not consist alone, such as white space and ends of text.
         banned: ids that are never sampled, such as those of other turns of a chat.
+        choices: for each function, ids of which one is to be sampled alone after its step, to choose the
+            next; the key ``None`` stands for the question.
 
     Raises:
-        ValueError: if an id is both a stop and banned.
+        ValueError: if an id is both a stop and banned, or to be chosen and banned.
     """
-    if both := set(stop_ids).intersection(banned):
-        raise ValueError(f"id {min(both)} is both a stop and banned")
+    choices = {} if choices is None else choices
+    chosen = {i for ids in choices.values() for i in ids}
+    for name, own in (("a stop", set(stop_ids)), ("to be chosen", chosen)):
+        if both := own.intersection(banned):
+            raise ValueError(f"id {min(both)} is both {name} and banned")
     # A tokenizer may have ids that its model has no row for.
     stops = {i for i in stop_ids if i < vocab_size}
     blank = {i for i in blank_ids if i < vocab_size}.difference(banned)
-    special_ids = torch.tensor(sorted(blank | stops), dtype=torch.int64)
+    special_ids = torch.tensor(sorted(blank | stops | chosen), dtype=torch.int64)
     is_stop = torch.tensor([i in stops for i in special_ids.tolist()], dtype=torch.bool)
     is_blank = torch.tensor([i in blank for i in special_ids.tolist()], dtype=torch.bool)
-    states = 3 if blank else 2
+    bodies = 3 if blank else 2
+    states = bodies + len(choices)
     allowed = (special_ids < tokenizer_size).expand(states, -1).clone()
-    own = torch.arange(states)[:, None]
-    following = torch.where(is_stop, END, own).expand(states, -1).clone()
+    stays = torch.arange(states)[:, None]
+    following = torch.where(is_stop, END, stays).expand(states, -1).clone()
     body_following = None
     if blank:
         allowed[1] &= ~(is_stop & is_blank)
-        body_following = torch.tensor([END, 2, 2])
+        following[1, ~is_blank & ~is_stop] = 2
+        body_following = torch.tensor([END, 2, 2, *range(bodies, states)])
+    in_body = torch.arange(states) < bodies
+    for state, ids in enumerate(choices.values(), start=bodies):
+        allowed[state] = torch.isin(special_ids, torch.tensor(sorted(ids)))
+        following[state] = END
     return TokenAutomaton(
         body_ids=_body_ids(special_ids, banned, tokenizer_size, vocab_size),
         special_ids=special_ids,
-        in_body=torch.ones(states, dtype=torch.bool),
+        in_body=in_body,
         allowed=allowed,
         following=following,
         closing=is_stop,
         between={None: 1},
         within={},
+        choices=dict(zip(choices, range(bodies, states), strict=True)),
         body_following=body_following,
     )
 

@@ -104,7 +104,7 @@ class AutomatonProcessor(LogitsProcessor):  # type: ignore[misc]
 
 @lru_cache(maxsize=8)
 def _automaton(path: str, device: torch.device) -> TokenAutomaton:
-    return TokenAutomaton(**load_file(path), between={}, within={}).to(device)
+    return TokenAutomaton(**load_file(path), between={}, within={}, choices={}).to(device)
 
 
 def _follow(requests: Sequence[_Request], automaton: TokenAutomaton) -> None:

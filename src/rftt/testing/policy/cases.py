@@ -62,12 +62,16 @@ def forbidden_in_body(bench: Bench) -> frozenset[int]:
     automaton, and those that its tokenizer calls special."""
     found: set[int] = set()
     if (automaton := getattr(bench.policy, "automaton", None)) is not None:
+        like_bodies = automaton.body_following
         for state, allowed in enumerate(automaton.allowed.tolist()):
+            if state in automaton.choices.values():
+                continue
+            stays = {state} if like_bodies is None else {state, int(like_bodies[state])}
             columns = zip(
                 automaton.special_ids.tolist(), automaton.closing.tolist(), allowed,
                 automaton.following[state].tolist(), strict=True,
             )  # fmt: skip
-            moves = {i for i, closes, may, after in columns if closes or (may and after != state)}
+            moves = {i for i, closes, may, after in columns if closes or (may and after not in stays)}
             found.update(moves)
     if (tokenizer := getattr(bench.policy, "tokenizer", None)) is not None:
         found.update(control_ids(tokenizer))

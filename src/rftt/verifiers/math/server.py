@@ -31,6 +31,7 @@ READY: Final = b"!"
 
 
 def main() -> None:
+    """Serve requests from the socket whose descriptor is the first argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
     # math-verify warns at each call that it keeps no time.
     logging.disable(logging.WARNING)

@@ -55,6 +55,7 @@ ENDED: Final = Reply(
 
 
 def time_left(workers: Iterable[Worker]) -> float:
+    """Return the seconds until the first of the workers is overdue, grace included; never below 0."""
     return max(0.0, min(worker.ends for worker in workers) + GRACE - time.monotonic())
 
 

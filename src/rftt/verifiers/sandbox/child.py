@@ -21,6 +21,7 @@ LOCKED = "locked"
 
 
 def main() -> None:
+    """Run the job read from standard input, and report to the descriptor in the first argument."""
     end_with_parent(int(sys.argv[2]))
     job: dict[str, Any] = json.load(sys.stdin)
     report = os.fdopen(int(sys.argv[1]), "w", encoding="ascii")

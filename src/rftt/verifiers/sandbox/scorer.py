@@ -93,6 +93,7 @@ def _received(pipe: int, deadline: float) -> bytes:
 
 
 def main() -> None:
+    """Score requests from standard input, and write a reply for each to standard output."""
     logging.disable(logging.CRITICAL)
     replies = os.fdopen(os.dup(1), "w")
     # What a library prints is no reply.
