@@ -31,7 +31,7 @@ from tests.samplers.vllm_pair import NEEDS_VLLM
 
 ROOT = Path(__file__).parents[2]
 KINDS = [
-    pytest.param("vllm", marks=NEEDS_VLLM),
+    pytest.param("vllm", marks=[*NEEDS_VLLM, pytest.mark.slow]),
     pytest.param(
         "llama.cpp",
         marks=[
