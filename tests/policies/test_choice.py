@@ -88,6 +88,14 @@ def test_only_functions_in_use_are_chosen_and_one_alone_always_is() -> None:
     assert names == {"next_step", "direct_answer"}
 
 
+@pytest.mark.parametrize("choice", ["model", "uniform"])
+def test_the_prior_is_empty_where_no_function_in_use_may_follow(choice: str) -> None:
+    policy = _policy(functions=["analysis"], choice=choice)
+    ((step,),) = policy.extend([GenerationRequest(State(PROBLEM), 0, until="step", max_tokens=9)])
+    ended = State(PROBLEM, (step,))
+    assert policy.prior([ended, State(PROBLEM), ended]) == [{}, {"analysis": 0.0}, {}]
+
+
 def test_a_choice_that_the_context_has_no_room_for_ends_the_request() -> None:
     policy = _policy()
     length = policy.sampler.max_length

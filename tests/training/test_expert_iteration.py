@@ -164,7 +164,9 @@ def test_every_pass_searches_each_problem_once(tmp_path: Path) -> None:
     assert [f.parent.name for f in tmp_path.glob("*/model.safetensors")] == ["round_004"]
 
 
-def test_no_problems_are_refused(tmp_path: Path) -> None:
+def test_no_problems_and_problems_of_one_id_are_refused(tmp_path: Path) -> None:
     policy = functional_policy()
+    with pytest.raises(ValueError, match="1 ids are of several problems, 'p0' first"):
+        _iteration(policy).run(policy.sampler.model, [*PROBLEMS, PROBLEMS[0]], tmp_path)
     with pytest.raises(ValueError, match="there are no problems"):
         _iteration(policy).run(policy.sampler.model, [], tmp_path)

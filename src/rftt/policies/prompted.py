@@ -131,17 +131,22 @@ class PromptedPolicy(SampledPolicy):
         return tuple(name for name in self.grammar.legal(last) if name in self.functions)
 
     def prior(self, states: Sequence[State]) -> list[Mapping[str, float]]:
+        legal = [self.legal(state.last) for state in states]
         if self.choice == "uniform":
-            legal = [self.legal(state.last) for state in states]
-            return [dict.fromkeys(names, -math.log(len(names))) for names in legal]
-        log_probs = self.sampler.next_log_probs(
-            [self.context(state) for state in states],
-            [self.automaton.choices[state.last] for state in states],
-            self.automaton,
+            return [{name: -math.log(len(names)) for name in names} for names in legal]
+        # After some functions none of those in use may follow.
+        open_states = [state for state, names in zip(states, legal, strict=True) if names]
+        found = iter(
+            self.sampler.next_log_probs(
+                [self.context(state) for state in open_states],
+                [self.automaton.choices[state.last] for state in open_states],
+                self.automaton,
+            )
         )
+        specials = [next(found) if names else {} for names in legal]
         return [
-            {name: special[self._first_id(name)] for name in self.legal(state.last)}
-            for state, special in zip(states, log_probs, strict=True)
+            {name: special[self._first_id(name)] for name in names}
+            for names, special in zip(legal, specials, strict=True)
         ]
 
     def _choices(self) -> dict[str | None, set[int]]:

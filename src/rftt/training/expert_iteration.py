@@ -6,8 +6,10 @@ import json
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -134,7 +136,7 @@ class ExpertIteration:
         ``patience`` may be others, so that a finished run can go on.
 
         Args:
-            model: the model that ``policy`` samples from.
+            model: the model that is tuned, from which ``policy`` samples or whose weights it takes over.
             problems: with distinct ids and gold answers.
             directory: folder of this run.
             show_progress: whether a bar shows the completions of each search.
@@ -146,6 +148,11 @@ class ExpertIteration:
         directory, problems = Path(directory), list(problems)
         if not problems:
             raise ValueError("there are no problems to learn from: give at least one")
+        twice = [name for name, number in Counter(p.id for p in problems).items() if number > 1]
+        if twice:
+            raise ValueError(
+                f"{len(twice)} ids are of several problems, {twice[0]!r} first: give each its own"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         self._refuse_other_settings(directory, problems)
         buffer = ReplayBuffer(self.capacity, self.per_problem, seed=self.config.seed)
@@ -211,16 +218,21 @@ class ExpertIteration:
     def _chosen(self, problems: Sequence[Problem], number: int) -> Iterator[Problem]:
         """Yield the problems of a round: pass after pass over all, each in an order of its own, and no
         problem twice in a round."""
-        size, seen = min(self.problems_per_round, len(problems)), set[str]()
-        place = number * size
-        while len(seen) < size:
-            turn, offset = divmod(place, len(problems))
-            order = list(problems)
-            Random(f"expert iteration/{self.config.seed}/{turn}").shuffle(order)
-            if order[offset].id not in seen:
-                seen.add(order[offset].id)
-                yield order[offset]
-            place += 1
+        size = min(self.problems_per_round, len(problems))
+        turn, offset = divmod(number * size, len(problems))
+        orders = chain.from_iterable(self._order(problems, later) for later in count(turn))
+        seen = set[str]()
+        for problem in islice(orders, offset, None):
+            if problem.id not in seen:
+                seen.add(problem.id)
+                yield problem
+            if len(seen) == size:
+                return
+
+    def _order(self, problems: Sequence[Problem], turn: int) -> list[Problem]:
+        order = list(problems)
+        Random(f"expert iteration/{self.config.seed}/{turn}").shuffle(order)
+        return order
 
     def _learn(self, number: int, model: nn.Module, buffer: ReplayBuffer) -> int:
         if not len(buffer):

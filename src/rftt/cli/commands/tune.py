@@ -133,10 +133,9 @@ def _following(
     rollouts: TreeRollouts, policy: FunctionalPolicy, model: PreTrainedModel | PeftModel
 ) -> Rollouts:
     """Return rollouts whose sampler gets the weights of the model before each search."""
-    update: Callable[[Any], None] = policy.sampler.update
 
     def searched(problems: Sequence[Problem], number: int) -> list[SearchTree]:
-        update(model)
+        policy.sampler.update(model)
         return rollouts(problems, number)
 
     return searched
